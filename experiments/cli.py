@@ -1,0 +1,33 @@
+"""The command `fedcohort`: `run` is Hydra's own main, everything else is Typer's."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+__all__ = ["main"]
+
+_SWITCHES = {
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+    "FLWR_LOG_LEVEL": "WARNING",
+}
+
+
+def main() -> None:
+    """Dispatch; Flower reads its switches at import, so they are set before anything else."""
+    os.environ.update(_SWITCHES)
+    arguments = sys.argv[1:]
+    if arguments[:1] == ["run"]:
+        from .launch import main as run
+
+        run(arguments[1:])
+        return
+    from .commands import main as rest
+
+    rest()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,230 @@
+"""From settings to plans: one approvable plan per federated arm and epsilon.
+
+Also the models that the arms `local` and `pooled` train in one process, so that every arm
+of a comparison differs in how it was trained and in nothing else.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ..privacy.accounting import BOUND, calibrate
+from ..privacy.errors import ConfigError, PolicyError
+from ..study.analyses.averaging import Averaging
+from ..study.analyses.gradient import Gradient
+from ..study.analyses.newton import Newton
+from ..study.analysis import Analysis, Vector
+from ..study.cohort import Schema
+from ..study.model import Model
+from ..study.plan import Plan, PrivacyTerms, model_of
+from .settings import SHARING, Settings
+
+__all__ = ["Planner", "personal", "unfederated"]
+
+_ROUNDS_LIMIT = 2000
+# The usual recipe, as a baseline: 20 rounds of 5 full-batch local steps.
+_USUAL = {"rounds": 20, "local_steps": 5, "learning_rate": 1.0, "l2": 10.0}
+_USUAL_CLIP = 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Planner:
+    """Makes plans and models for one study.
+
+    Args:
+        settings: What was asked for.
+        schema: The cohorts' schema.
+        sites: The participants, sorted.
+        today: When the plans are made; they expire a year later.
+    """
+
+    settings: Settings
+    schema: Schema
+    sites: tuple[str, ...]
+    today: dt.date
+
+    def model_parameters(self) -> dict[str, Any]:
+        """Return the model as a plan names it.
+
+        Raises:
+            ConfigError: `model_task`: the model is for another kind of outcome.
+        """
+        asked = self.settings.model
+        spec: dict[str, Any] = {
+            "name": asked.name,
+            "features": len(self.schema.features),
+            "bound": self.schema.bound,
+        }
+        if asked.hidden is not None:
+            spec |= {"hidden": list(asked.hidden), "seed": asked.seed}
+        if asked.name in ("hazard", "hazard_mlp", "cox"):
+            if self.schema.horizon_days is None:
+                raise self._wrong_task("risk")
+            spec["horizon_days"] = self.schema.horizon_days
+        if asked.intervals is not None:
+            spec["intervals"] = asked.intervals
+        return spec
+
+    def model(self) -> Model:
+        """Return the model; see `model_parameters` for what it refuses."""
+        model = model_of(self.model_parameters())
+        if model.task != self.schema.task:
+            raise self._wrong_task(self.schema.task)
+        return model
+
+    def federated(self) -> Plan:
+        """Return the plan of the arm `federated`."""
+        asked = self.settings.model
+        parameters: dict[str, Any] = {"model": self.model_parameters(), "l2": asked.l2}
+        if asked.algorithm == "newton":
+            return self._plan("newton", parameters)
+        if asked.algorithm == "gradient":
+            fit = asked.fedavg
+            parameters |= {
+                "steps": fit.rounds * fit.local_steps,
+                "learning_rate": fit.learning_rate,
+            }
+            return self._plan("gradient", parameters)
+        return self._plan("averaging", parameters | self._averaging())
+
+    def baseline_hazard(self, theta: tuple[float, ...]) -> Plan:
+        """Return the plan that adds a baseline to Cox weights."""
+        parameters = {
+            "theta": list(theta),
+            "horizon_days": self.schema.horizon_days,
+            "bound": self.schema.bound,
+        }
+        return self._plan("breslow", parameters)
+
+    def private(self, arm: str, epsilon: float) -> Plan:
+        """Return the plan of a `dp_*` arm.
+
+        Raises:
+            PolicyError: `codebook_required`.
+            ConfigError: `too_few_sites` for noise in the sum.
+        """
+        asked = self.settings.privacy
+        preset = self.settings.model.private
+        if asked is None or preset is None:
+            raise ConfigError("privacy_missing", f"{arm} needs privacy.epsilon and privacy.delta")
+        if not self.schema.public:
+            raise PolicyError(
+                "codebook_required",
+                "without a codebook, scaling looked at the data: no epsilon would be true",
+                hint="Give data.codebook=FILE; draft one with `fedcohort data codebook TABLE`.",
+            )
+        clip = asked.clip or preset.clip
+        parameters: dict[str, Any] = {"model": self.model_parameters()}
+        if arm == "dp_fedavg":
+            clip = asked.clip or _USUAL_CLIP
+            releases = 1 + int(_USUAL["rounds"]) * int(_USUAL["local_steps"])
+            noise = calibrate(epsilon, asked.delta, releases)
+            parameters |= _USUAL | {"clip": clip, "noise_multiplier": noise}
+            parameters["max_patients"] = self.settings.max_patients_per_site
+            return self._plan("averaging", parameters, self._terms(arm, epsilon, releases, clip))
+        parameters |= {
+            "steps": preset.steps,
+            "learning_rate": preset.learning_rate,
+            "l2": preset.l2,
+            "clip": clip,
+        }
+        return self._plan("gradient", parameters, self._terms(arm, epsilon, preset.steps + 1, clip))
+
+    def _averaging(self) -> dict[str, Any]:
+        fit = self.settings.model.fedavg
+        return {
+            "rounds": fit.rounds,
+            "local_steps": fit.local_steps,
+            "learning_rate": fit.learning_rate,
+        }
+
+    def _terms(self, arm: str, epsilon: float, releases: int, clip: float) -> PrivacyTerms:
+        asked = self.settings.privacy
+        if asked is None:
+            raise ConfigError("privacy_missing", f"{arm} needs privacy.epsilon and privacy.delta")
+        sharing: Literal["sum", "each", "local"] = SHARING[arm]  # type: ignore[assignment]
+        # Noise that every site adds in full needs no other site's help against colluders.
+        colluders = asked.colluders if sharing == "sum" else 0
+        survivors = self._min_survivors()
+        if survivors <= colluders:
+            raise ConfigError(
+                "too_few_sites",
+                f"noise in the sum of {len(self.sites)} sites cannot stand {colluders} colluders",
+                hint="Use dp_each, more sites, or secagg.colluders=0 (and say why you may).",
+            )
+        return PrivacyTerms(
+            epsilon=epsilon,
+            delta=asked.delta,
+            noise_multiplier=calibrate(epsilon, asked.delta, releases),
+            releases=releases,
+            clip=clip,
+            sharing=sharing,
+            min_survivors=survivors,
+            colluders=colluders,
+            bound=BOUND,
+        )
+
+    def _min_survivors(self) -> int:
+        count = len(self.sites)
+        asked = None if self.settings.privacy is None else self.settings.privacy.min_survivors
+        if asked is None:
+            return count if count <= 6 else 2 * count // 3 + 1
+        if not 1 <= asked <= count:
+            raise ConfigError(
+                "secagg_min_survivors_invalid",
+                f"secagg.min_survivors must lie in [1, {count}], got {asked}",
+                hint="Leave it out: the default survives no drop-out up to six sites.",
+            )
+        return asked
+
+    def _plan(
+        self, analysis: str, parameters: dict[str, Any], privacy: PrivacyTerms | None = None
+    ) -> Plan:
+        return Plan(
+            study=self.settings.study,
+            purpose=self.settings.purpose,
+            analysis=analysis,
+            parameters=parameters,
+            schema_sha256=self.schema.sha256,
+            sites=self.sites,
+            privacy=privacy,
+            max_rounds=_ROUNDS_LIMIT,
+            max_patients_per_site=self.settings.max_patients_per_site,
+            min_sites=len(self.sites),
+            secagg="plain",
+            expires=self.today.replace(year=self.today.year + 1, day=1).isoformat(),
+        )
+
+    def _wrong_task(self, task: str) -> ConfigError:
+        fitting = "logistic or mlp" if task == "risk" else "hazard, hazard_mlp or cox"
+        return ConfigError(
+            "model_task",
+            f"model={self.settings.model.name} does not fit an outcome of kind {task!r}",
+            hint=f"Use model={fitting}.",
+        )
+
+
+def unfederated(planner: Planner, model: Model) -> Analysis:
+    """Return how `local` and `pooled` train: the same model and effort, without a federation."""
+    asked = planner.settings.model
+    if model.convex:
+        return Newton(model=model, l2=asked.l2)
+    fit = asked.fedavg
+    return Averaging(
+        model=model,
+        l2=asked.l2,
+        rounds=fit.rounds,
+        local_steps=fit.local_steps,
+        learning_rate=fit.learning_rate,
+    )
+
+
+def personal(planner: Planner, model: Model, theta: Vector) -> Analysis:
+    """Return how a site personalises: a ridge towards the global parameters."""
+    asked = planner.settings.model
+    if model.convex:
+        return Newton(model=model, l2=asked.personal_l2, anchor=theta)
+    rate = asked.fedavg.learning_rate / 2
+    return Gradient(model=model, steps=60, learning_rate=rate, l2=asked.personal_l2, anchor=theta)

@@ -1,0 +1,94 @@
+"""What a run would send and cost, before anything is computed: `dry_run=true`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from ..privacy.accounting import epsilon_of
+from ..study.analysis import State
+from ..study.plan import Plan, analysis_of
+from .planning import Planner
+from .settings import DP_ARMS
+
+__all__ = ["plans_of", "price", "show_prices"]
+
+
+def plans_of(planner: Planner) -> dict[str, Plan]:
+    """Return every plan that passes the wire, by arm and requested epsilon.
+
+    Raises:
+        ConfigError: An arm cannot be planned.
+        PolicyError: The model cannot be trained with privacy.
+    """
+    settings = planner.settings
+    plans: dict[str, Plan] = {}
+    if {"federated", "personalised"} & set(settings.arms):
+        plans["federated"] = planner.federated()
+    for arm in (arm for arm in settings.arms if arm in DP_ARMS):
+        for epsilon in () if settings.privacy is None else settings.privacy.epsilons:
+            plans[f"{arm}-eps{epsilon:g}"] = planner.private(arm, epsilon)
+    for plan in plans.values():
+        analysis_of(plan)  # refuses here what a site would refuse later
+    return plans
+
+
+def price(plans: dict[str, Plan]) -> list[dict[str, Any]]:
+    """Return, per plan, what leaves each site and what it costs a patient."""
+    return [_priced(name, plan) for name, plan in plans.items()]
+
+
+def _priced(name: str, plan: Plan) -> dict[str, Any]:
+    analysis = analysis_of(plan)
+    rounds = _rounds(plan)
+    # Sizes depend on the round's number only: nothing about a site is in them.
+    sizes = [analysis.size(State(round=number, arrays={})) for number in range(rounds or 1)]
+    terms = plan.privacy
+    return {
+        "plan": name,
+        "plan_sha256": plan.sha256,
+        "analysis": plan.analysis,
+        "sites": list(plan.sites),
+        "rounds": rounds,
+        "bytes_up_per_site": 8 * sum(sizes) if rounds else None,
+        "bytes_up_per_round": 8 * max(sizes),
+        "epsilon": None if terms is None else terms.epsilon,
+        "epsilon_spent": None
+        if terms is None
+        else epsilon_of(terms.noise_multiplier, terms.releases, terms.delta),
+        "delta": None if terms is None else terms.delta,
+        "bound": None if terms is None else terms.bound,
+        "noise_multiplier": None if terms is None else terms.noise_multiplier,
+        "clip": None if terms is None else terms.clip,
+    }
+
+
+def _rounds(plan: Plan) -> int | None:
+    """Number of rounds where the plan fixes it; Newton ends when it has converged."""
+    if plan.analysis == "newton":
+        return None
+    parameters = plan.parameters
+    return 1 + int(parameters.get("steps", parameters.get("rounds", 0)))
+
+
+def show_prices(prices: Sequence[dict[str, Any]], console: Console) -> None:
+    """Print the prices as a table."""
+    table = Table(title="What would leave each site, and what it costs a patient")
+    for head in ("plan", "rounds", "bytes up / site", "epsilon", "delta", "bound", "noise"):
+        table.add_column(head, justify="left" if head == "plan" else "right")
+    for entry in prices:
+        sent = entry["bytes_up_per_site"]
+        table.add_row(
+            entry["plan"],
+            str(entry["rounds"] or "until converged"),
+            f"{sent:,}" if sent else f"{entry['bytes_up_per_round']:,} a round",
+            "-" if entry["epsilon"] is None else f"{entry['epsilon_spent']:.3f}",
+            "-" if entry["delta"] is None else f"{entry['delta']:g}",
+            entry["bound"] or "-",
+            "-" if entry["noise_multiplier"] is None else f"{entry['noise_multiplier']:.3f}",
+        )
+    console.print(table)
+    console.print("Nothing was computed and nothing was sent.")

@@ -1,0 +1,247 @@
+"""One `fedcohort run`: load, plan, compare, and put everything into the run's folder."""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from ..datasets import Extract
+from ..study.cohort import Cohort
+from ..study.plan import Plan
+from .arms import Fit
+from .compare import Comparison, compare
+from .evaluate import PRIMARY
+from .extracts import load
+from .folder import RunFolder
+from .models import save_model
+from .notes import NOT_COVERED, NOTES
+from .planning import Planner
+from .plots import comparison_svg
+from .pricing import plans_of, price, show_prices
+from .progress import RunProgress
+from .report import render
+from .results import DataSource, Method, PictureData, PrivacyFact, Results, SiteInfo, Warned
+from .settings import Settings
+from .tables import show
+
+__all__ = ["run"]
+
+_SOFTWARE = ("fedcohort", "flwr", "numpy", "opendp", "dp-accounting", "pandas", "scipy")
+COMPARISON_FORMAT = "fedcohort.comparison/1"
+
+
+def run(settings: Settings, *, command: str, console: Console) -> dict[str, Any]:
+    """Run a study, or price it.
+
+    Args:
+        settings: What was asked for.
+        command: The command line, for the results.
+        console: Where people read.
+
+    Returns:
+        What scripts read on stdout: the files made, or the prices of a dry run.
+
+    Raises:
+        FedCohortError: A refusal; nothing was written.
+    """
+    now = dt.datetime.now(dt.UTC)
+    extract = load(settings)
+    sites = tuple(cohort.site for cohort in extract.cohorts)
+    planner = Planner(settings=settings, schema=extract.schema, sites=sites, today=now.date())
+    planner.model()
+    plans = plans_of(planner)
+    if settings.dry_run:
+        prices = price(plans)
+        show_prices(prices, console)
+        return {"dry_run": True, "plans": prices}
+    out = settings.out or _default_folder(settings.study, now)
+    with RunFolder(out, overwrite=settings.overwrite) as folder:
+        plan_json = _plan_document(planner, plans)
+        plan_sha256 = hashlib.sha256(plan_json.encode()).hexdigest()
+        with RunProgress(settings.repeats, console) as progress:
+            comparison = compare(planner, extract, progress)
+        results = _results(planner, extract, comparison, plan_sha256, command, now)
+        folder.write("plan.json", plan_json)
+        for fit in comparison.fits:
+            _save(folder.partial, fit, planner, extract, plan_sha256)
+        svg = comparison_svg(results)
+        folder.write("comparison.svg", svg)
+        folder.write("report.html", render(results.document(), svg))
+        folder.write_results(results)
+    paths = {name: out / name for name in ("results.json", "comparison.svg", "report.html")}
+    show(results, console=console, paths=[*paths.values()])
+    return {"out": str(out), **{path.stem: str(path) for path in paths.values()}}
+
+
+def _default_folder(study: str, now: dt.datetime) -> Path:
+    stamp = now.strftime("%Y-%m-%d_%H-%M-%S")
+    folder = Path("runs") / study / stamp
+    number = 2
+    while folder.exists():
+        folder = Path("runs") / study / f"{stamp}_{number}"
+        number += 1
+    return folder
+
+
+def _plan_document(planner: Planner, plans: Mapping[str, Plan]) -> str:
+    """Return `plan.json`: what fixes a comparison, with every plan a hospital would approve."""
+    settings = planner.settings
+    document = {
+        "format": COMPARISON_FORMAT,
+        "study": settings.study,
+        "arms": list(settings.arms),
+        "seed": settings.seed,
+        "repeats": settings.repeats,
+        "test_fraction": settings.test_fraction,
+        "schema_sha256": planner.schema.sha256,
+        "model": planner.model_parameters(),
+        "personal_l2": settings.model.personal_l2,
+        "l2": settings.model.l2,
+        "test_sites": list(settings.options.test_sites),
+        "plans": {name: json.loads(plan.to_json()) for name, plan in plans.items()},
+    }
+    return json.dumps(
+        document, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
+
+
+def _results(
+    planner: Planner,
+    extract: Extract,
+    comparison: Comparison,
+    plan_sha256: str,
+    command: str,
+    now: dt.datetime,
+) -> Results:
+    settings = planner.settings
+    source = extract.source
+    return Results(
+        study=settings.study,
+        task=extract.schema.task,
+        primary_metric=PRIMARY[extract.schema.task],
+        plan_sha256=plan_sha256,
+        created=now.isoformat(timespec="seconds"),
+        command=command,
+        software={name: metadata.version(name) for name in _SOFTWARE},
+        seed=settings.seed,
+        repeats=settings.repeats,
+        method=Method(test_fraction=settings.test_fraction),
+        data=DataSource(
+            name=extract.schema.name,
+            title=source.title,
+            source=f"doi:{source.doi}" if source.doi else source.note,
+            licence=source.licence,
+            citation=source.citation,
+        ),
+        sites=(
+            *(_site(cohort, "participant") for cohort in extract.cohorts),
+            *(_site(cohort, "external") for cohort in extract.external),
+        ),
+        warnings=_warnings(settings, extract),
+        verdicts=comparison.verdicts,
+        privacy=tuple(_privacy(fit) for fit in comparison.fits if _is_private(fit)),
+        rows=comparison.rows,
+        summary=comparison.summary,
+        notes=NOTES,
+        picture=PictureData(curves=comparison.curves),
+    )
+
+
+def _warnings(settings: Settings, extract: Extract) -> tuple[Warned, ...]:
+    found = [Warned(code=w.code, column=w.column, site=w.site, text=w.text)
+             for w in extract.warnings]
+    patients = sum(cohort.patients for cohort in extract.cohorts)
+    if settings.privacy is not None and settings.privacy.delta * patients >= 1:
+        found.append(
+            Warned(
+                code="delta_large",
+                text="privacy.delta is not below 1 / patients: it would allow a mechanism that "
+                "publishes one patient's record outright",
+            )
+        )
+    return tuple(found)
+
+
+def _site(cohort: Cohort, role: Any) -> SiteInfo:  # a Literal of SiteInfo
+    return SiteInfo(
+        site=cohort.site,
+        patients=cohort.patients,
+        rows=cohort.rows,
+        events_or_positives=int(cohort.outcome_flag.sum()),
+        role=role,
+    )
+
+
+def _is_private(fit: Fit) -> bool:
+    return fit.plan is not None and fit.plan.privacy is not None
+
+
+def _privacy(fit: Fit) -> PrivacyFact:
+    terms = None if fit.plan is None else fit.plan.privacy
+    if terms is None:
+        raise ValueError(f"{fit.arm} has no privacy terms")
+    return PrivacyFact(
+        arm=fit.arm,
+        epsilon=fit.epsilon,
+        epsilon_spent=fit.epsilon_spent,
+        delta=terms.delta,
+        bound=terms.bound,
+        colluders=terms.colluders,
+        noise_multiplier=terms.noise_multiplier,
+        clip=terms.clip,
+        rounds=fit.rounds,
+        min_survivors=terms.min_survivors,
+        not_covered=NOT_COVERED,
+    )
+
+
+def _save(
+    folder: Path, fit: Fit, planner: Planner, extract: Extract, plan_sha256: str
+) -> None:
+    """Save an arm's model, or one per site, each with its card."""
+    for site, theta in fit.parameters.items():
+        parts = [fit.arm]
+        parts += [] if fit.epsilon is None else [f"eps{fit.epsilon:g}"]
+        parts += [] if site is None else [_slug(site)]
+        card = {
+            "arm": fit.arm,
+            "algorithm": fit.algorithm,
+            "site": site,
+            "epsilon": fit.epsilon,
+            "epsilon_spent": fit.epsilon_spent,
+            "features": list(extract.schema.features),
+            "outcome": extract.schema.outcome,
+            "task": extract.schema.task,
+            "schema_sha256": extract.schema.sha256,
+            "codebook_sha256": extract.schema.codebook_sha256,
+            "schema_document": {
+                "name": extract.schema.name,
+                "bound": extract.schema.bound,
+                "public": extract.schema.public,
+                "horizon_days": extract.schema.horizon_days,
+            },
+            "codebook": extract.codebook.document,
+            "model": planner.model_parameters(),
+            "plan_sha256": plan_sha256,
+            "trained_on": f"the training part of the first repeat at "
+            f"{site or ', '.join(planner.sites)} (simulation)",
+            "intended_use": "Research: comparing federated with local and pooled training.",
+            "limits": "Not a medical device. Validate on local patients before any use; the "
+            "training data may be decades old.",
+        }
+        save_model(folder, "-".join(parts), {"theta": theta}, card)
+
+
+def _slug(site: str) -> str:
+    """A file name's part for a site: its readable letters and a short hash, so none collide."""
+    readable = re.sub(r"[^a-z0-9]+", "_", site.lower()).strip("_")[:40]
+    plain = readable if readable == site.lower() else ""
+    return plain or f"{readable or 'site'}_{hashlib.sha256(site.encode()).hexdigest()[:8]}"

@@ -1,0 +1,134 @@
+"""The one door: the only function that turns a site's sum into bytes that leave.
+
+Its order is the guarantee: rules where no noise is added, integers, noise, payment, then the
+vector. A test walks the import graph: nothing else in `fl_client` makes outgoing vectors.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..privacy.errors import PolicyError, ProtocolError
+from ..privacy.ledger import Charge, Ledger
+from ..privacy.noise import discrete_gaussian
+from ..study.analysis import Contribution
+from ..study.plan import Plan
+from ..study.rounds import RoundTerms
+
+__all__ = ["Disclosure", "NoDisclosureRules", "Release", "SiteTerms", "release"]
+
+
+class Disclosure(Protocol):
+    """The site's own rules for what may leave without noise."""
+
+    def check(self, contribution: Contribution) -> None:
+        """Refuse a contribution that the site's rules forbid.
+
+        Raises:
+            PolicyError: Naming the rule, never a count.
+        """
+        ...
+
+
+class NoDisclosureRules:
+    """Simulation: the researcher holds every record anyway, so no rule applies."""
+
+    def check(self, contribution: Contribution) -> None:
+        """Allow everything."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SiteTerms:
+    """What the site itself brings to the door."""
+
+    ledger: Ledger
+    disclosure: Disclosure
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Release:
+    """The only bytes that leave a site in a round.
+
+    Attributes:
+        vector: int64 [d], encoded, noised where the plan says so.
+        charge_id: The ledger's entry that paid for it.
+    """
+
+    vector: NDArray[np.int64]
+    charge_id: str
+
+
+def release(
+    contribution: Contribution, terms: RoundTerms, plan: Plan, site: SiteTerms
+) -> Release:
+    """Turn a bounded sum into the only bytes that leave this site.
+
+    Guarantee: the ledger is charged before any byte exists outside; a crash wastes budget and
+    never hides a release.
+
+    Raises:
+        PolicyError: A rule refused: `no_sensitivity`, `not_finite`, `out_of_range`, the site's
+            own rules, or BudgetExceededError. Nothing was sent.
+        ProtocolError: `vector_shape`: the contribution does not fit the round's terms.
+    """
+    if contribution.total.shape != (terms.size,):
+        raise ProtocolError("vector_shape", f"a contribution must be [{terms.size}]")
+    # 1. Where no noise is added: the site's own rules, on the patients actually used. With
+    #    noise, no check may depend on data: a refusal would speak.
+    if plan.privacy is None:
+        site.disclosure.check(contribution)
+    # 2. Integers from here on; then this site's noise share.
+    vector = terms.encoding.encode(contribution.total)
+    charge = _charge_for(contribution, terms, plan)
+    noise = None if plan.privacy is None else plan.privacy.noise()
+    if noise is not None:
+        # Data-independent: the plan's clip, not what this cohort happened to need.
+        sensitivity = terms.encoding.sensitivity_units(_sensitivity(contribution, plan), terms.size)
+        vector = vector + discrete_gaussian(terms.size, noise.share_sigma(sensitivity))
+    # 3. Pay, then hand over.
+    return Release(vector=vector, charge_id=site.ledger.charge(charge))
+
+
+def _sensitivity(contribution: Contribution, plan: Plan) -> float:
+    if contribution.sensitivity is None or plan.privacy is None:
+        raise PolicyError(
+            "no_sensitivity",
+            "nothing bounds what one patient changes in this sum, so noise cannot protect it",
+            hint="Choose an analysis with a clip norm; locally trained weights have none.",
+        )
+    if contribution.sensitivity > plan.privacy.clip:
+        raise PolicyError(
+            "sensitivity_exceeds_plan",
+            "the analysis bounds a patient by more than the plan's clip norm",
+            hint="The plan must state the clip norm that the analysis uses.",
+        )
+    return plan.privacy.clip
+
+
+def _charge_for(contribution: Contribution, terms: RoundTerms, plan: Plan) -> Charge:
+    """Price a release before it is made; refuse where the price would be a guess."""
+    mechanism, releases, rho = "no_noise", 0, 0.0
+    if plan.privacy is not None:
+        if plan.privacy.sharing == "local":
+            if contribution.local is None:
+                raise PolicyError(
+                    "no_local_noise",
+                    "the plan promises noise inside local steps and the analysis adds none",
+                    hint="Use sharing `sum`, or an analysis that adds its own noise.",
+                )
+            mechanism, releases = "local_discrete_gaussian", contribution.local.releases
+            rho = releases / (2.0 * contribution.local.noise_multiplier**2)
+        else:
+            mechanism, releases = "discrete_gaussian_sum", 1
+            rho = 1.0 / (2.0 * plan.privacy.noise_multiplier**2)
+    return Charge(
+        plan_sha256=plan.sha256,
+        round=terms.round,
+        mechanism=mechanism,
+        releases=releases,
+        rho=rho,
+    )

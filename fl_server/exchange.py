@@ -1,0 +1,81 @@
+"""One request to many sites and their answers, over Flower's Grid.
+
+Flower names the SuperLink, not the dead node, as the source of errors it makes itself, and
+drops what arrives late; so replies are matched to requests by message id and by nothing else.
+A duplicate or an unknown reply is ignored.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from flwr.app import Message, RecordDict
+from flwr.serverapp import Grid
+
+__all__ = ["Answers", "exchange"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answers:
+    """What came back before the deadline.
+
+    Attributes:
+        replies: Content by site.
+        refused: Error code by site, for sites that said no.
+        silent: Sites that did not answer, crashed or are unavailable.
+    """
+
+    replies: Mapping[str, RecordDict]
+    refused: Mapping[str, str] = field(default_factory=dict)
+    silent: tuple[str, ...] = ()
+
+
+def exchange(
+    grid: Grid,
+    nodes: Mapping[str, int],
+    action: str,
+    content: RecordDict,
+    *,
+    group: str,
+    timeout_s: float,
+    poll_s: float = 0.05,
+) -> Answers:
+    """Send the same content to every node and collect what comes back in time.
+
+    Args:
+        grid: Flower's Grid.
+        nodes: Flower node id by site.
+        action: Message type, e.g. `train.report`.
+        content: What to send.
+        group: Flower's group id; the round's number, for logs.
+        timeout_s: Deadline for all replies, also the messages' time to live.
+        poll_s: Pause between looks.
+    """
+    messages = [Message(content, node, action, group_id=group, ttl=timeout_s)
+                for node in nodes.values()]
+    sent = list(grid.push_messages(messages))
+    waiting = dict(zip(sent, nodes, strict=True))
+    replies: dict[str, RecordDict] = {}
+    refused: dict[str, str] = {}
+    silent: list[str] = []
+    deadline = time.monotonic() + timeout_s
+    while waiting:
+        for reply in grid.pull_messages(list(waiting)):
+            site = waiting.pop(reply.metadata.reply_to_message_id, None)
+            if site is None:
+                continue
+            if reply.has_error():
+                silent.append(site)
+            elif "refused" in reply.content.config_records:
+                refused[site] = str(reply.content.config_records["refused"]["code"]).strip()
+            else:
+                replies[site] = reply.content
+        if waiting:
+            if time.monotonic() >= deadline:
+                break
+            time.sleep(poll_s)
+    return Answers(
+        replies=replies, refused=refused, silent=tuple(sorted([*silent, *waiting.values()]))
+    )

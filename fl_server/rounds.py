@@ -1,0 +1,149 @@
+"""One secure sum: ask, collect, ask the silent again, add, decode.
+
+A site that was asked twice answers with the same bytes, so asking again costs no budget.
+A sum is opened only with at least the plan's number of sites, never with less noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+from flwr.serverapp import Grid
+from numpy.typing import NDArray
+
+from ..privacy.errors import PolicyError, ProtocolError
+from ..privacy.secagg.plain import UnsafePlaintextSum
+from ..study.analysis import State, Total
+from ..study.plan import Plan
+from ..study.rounds import RoundTerms
+from .exchange import exchange
+
+__all__ = ["Patience", "SummedRound", "collect_sum", "propose"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patience:
+    """How long the coordinator waits; it changes speed, never the guarantee.
+
+    Attributes:
+        timeout_s: Deadline of one attempt.
+        attempts: How often silent sites are asked in all.
+    """
+
+    timeout_s: float = 60.0
+    attempts: int = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SummedRound:
+    """A decoded sum and what it took.
+
+    Attributes:
+        total: The sum.
+        bytes_up: Bytes of vectors received, for the tables.
+        dropped: Sites whose contribution is not in the sum.
+    """
+
+    total: Total
+    bytes_up: int
+    dropped: tuple[str, ...]
+
+
+def propose(grid: Grid, nodes: Mapping[str, int], plan: Plan, patience: Patience) -> None:
+    """Hand the plan to every site; all of them must accept it.
+
+    Raises:
+        PolicyError: A site refused; its code is ours.
+        ProtocolError: `site_silent`: a site did not answer.
+    """
+    content = RecordDict({"plan": ConfigRecord({"json": plan.to_json()})})
+    waiting = dict(nodes)
+    for _ in range(patience.attempts):
+        answers = exchange(
+            grid, waiting, "query.propose", content, group="plan", timeout_s=patience.timeout_s
+        )
+        _raise_refusal(answers.refused)
+        waiting = {site: nodes[site] for site in answers.silent}
+        if not waiting:
+            return
+    raise ProtocolError(
+        "site_silent",
+        f"no answer to the plan from: {', '.join(sorted(waiting))}",
+        hint="Check that the sites' nodes are running, or plan without them.",
+    )
+
+
+def collect_sum(
+    grid: Grid,
+    nodes: Mapping[str, int],
+    plan: Plan,
+    terms: RoundTerms,
+    state: State,
+    patience: Patience,
+) -> SummedRound:
+    """Run one round.
+
+    Raises:
+        PolicyError: A site refused.
+        ProtocolError: `too_few_sites`: fewer than the plan's minimum answered in time.
+    """
+    content = RecordDict(
+        {
+            "terms": ConfigRecord({"json": terms.to_json()}),
+            "state": ArrayRecord({name: Array(array) for name, array in state.arrays.items()}),
+        }
+    )
+    vectors: dict[str, NDArray[np.int64]] = {}
+    waiting = dict(nodes)
+    for _ in range(patience.attempts):
+        answers = exchange(
+            grid,
+            waiting,
+            "train.report",
+            content,
+            group=str(terms.round),
+            timeout_s=patience.timeout_s,
+        )
+        _raise_refusal(answers.refused)
+        for site, reply in answers.replies.items():
+            vectors[site] = _vector(reply, terms.size)
+        waiting = {site: nodes[site] for site in answers.silent}
+        if not waiting:
+            break
+    fewest = plan.min_sites if plan.privacy is None else plan.privacy.min_survivors
+    if len(vectors) < fewest:
+        raise ProtocolError(
+            "too_few_sites",
+            f"{len(vectors)} sites answered round {terms.round}, the plan needs {fewest}; "
+            f"silent: {', '.join(sorted(waiting))}",
+            hint="Wait for the silent sites, or plan with fewer; nothing of this round was opened.",
+        )
+    sites = tuple(sorted(vectors))
+    summed = UnsafePlaintextSum(terms.size).add([vectors[site] for site in sites])
+    return SummedRound(
+        total=Total(vector=terms.encoding.decode(summed), sites=sites),
+        bytes_up=sum(vector.nbytes for vector in vectors.values()),
+        dropped=tuple(sorted(waiting)),
+    )
+
+
+def _vector(reply: RecordDict, size: int) -> NDArray[np.int64]:
+    try:
+        vector = reply.array_records["vector"]["sum"].numpy()
+    except KeyError as error:
+        raise ProtocolError("reply_unreadable", "a site's reply carries no vector") from error
+    if vector.dtype != np.int64 or vector.shape != (size,):
+        raise ProtocolError("vector_shape", f"a site's vector must be int64 [{size}]")
+    return vector
+
+
+def _raise_refusal(refused: Mapping[str, str]) -> None:
+    for site, code in sorted(refused.items()):
+        raise PolicyError(
+            code,
+            f"the site {site} refused: {code}",
+            hint="Its data team finds the reason in the node's own log.",
+        )

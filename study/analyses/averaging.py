@@ -1,0 +1,145 @@
+"""Federated averaging: sites take local steps, the coordinator averages their weights.
+
+Without privacy the average is weighted by patients, the count travelling inside the sum.
+With a noise multiplier it is the usual recipe that comparisons need as a baseline: every
+local step is a noisy clipped gradient, every site adds its own full noise, weights are averaged
+equally. Locally trained weights have no per-patient bound, so that noise in the sum cannot
+protect them; the noise has to be inside each step, and every step is paid for.
+
+Source: McMahan et al. 2017 (FedAvg); Liu, Hu, Wu, Smith 2022 (silo-specific sample-level DP).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...privacy.errors import ConfigError
+from ...privacy.noise import discrete_gaussian
+from ...privacy.secagg.encoding import Encoding
+from ..analysis import Analysis, Contribution, LocalNoise, Result, State, Total, Vector
+from ..cohort import Cohort
+from ..model import Model
+
+__all__ = ["ANALYSIS", "Averaging"]
+
+_FEWEST = 20.0
+_LARGEST_WEIGHT = 1e3  # public bound on a parameter, for the integer grid
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Averaging(Analysis):
+    """See the module's docstring.
+
+    Args:
+        model: Any model; with noise, one whose loss is a sum over patients.
+        rounds: Rounds of averaging.
+        local_steps: Full-batch steps at each site per round.
+        learning_rate: Step per mean gradient.
+        l2: Ridge, shared out over sites by their number.
+        clip: C, with `noise_multiplier`.
+        noise_multiplier: z of every local step, at every site; None without privacy.
+        max_patients: Public bound on a site's patients, for the noise's grid.
+    """
+
+    model: Model
+    rounds: int = 40
+    local_steps: int = 5
+    learning_rate: float = 0.5
+    l2: float = 1.0
+    clip: float | None = None
+    noise_multiplier: float | None = None
+    max_patients: int = 2**17
+
+    def __post_init__(self) -> None:
+        if self.rounds < 1 or self.local_steps < 1:
+            raise ConfigError("steps_range", "rounds and local_steps must be >= 1")
+        if (self.clip is None) != (self.noise_multiplier is None):
+            raise ConfigError("clip_range", "clip and noise_multiplier go together")
+        if self.clip is not None:
+            self.model.require_per_patient()
+
+    @property
+    def releases(self) -> int | None:
+        """A noisy count, then every local step of every round."""
+        return None if self.clip is None else 1 + self.rounds * self.local_steps
+
+    def initial(self) -> State:
+        """Start at the model's public starting point."""
+        return State(round=0, arrays={"theta": self.model.initial(), "count": np.zeros(1)})
+
+    def size(self, state: State) -> int:
+        """A count in round 0; then the weights, and without privacy the count again."""
+        if state.round == 0:
+            return 1
+        return self.model.size + (self.clip is None)
+
+    def site_bound(self, max_patients: int) -> float:
+        """See `Analysis.site_bound`."""
+        return max_patients * _LARGEST_WEIGHT
+
+    def contribution(self, cohort: Cohort, state: State) -> Contribution:
+        """Site half: the count, or weights after this site's local steps."""
+        patients = float(cohort.patients)
+        if state.round == 0:
+            count = np.array([patients])
+            if self.clip is not None:
+                count = self._noisy(count, 1.0)
+            return self._handed_over(count, cohort, releases=1)
+        theta = state.arrays["theta"]
+        # Without privacy a site divides by its own count; with it, by the noisy mean count.
+        count = patients if self.clip is None else float(state.arrays["count"][0])
+        for _ in range(self.local_steps):
+            theta = theta - self.learning_rate / max(count, 1.0) * self._slope(theta, cohort, state)
+        if self.clip is None:
+            theta = np.append(patients * theta, patients)
+        return self._handed_over(theta, cohort, releases=self.local_steps)
+
+    def _slope(self, theta: Vector, cohort: Cohort, state: State) -> Vector:
+        # Each site carries the share of the ridge that its patients are of all patients, so
+        # that the sites' objectives add up to the pooled objective.
+        share = 1.0
+        if self.clip is None:
+            share = cohort.patients / max(float(state.arrays["total"][0]), 1.0)
+        ridge = share * self.l2 * self.model.penalty() * (theta - self.model.initial())
+        if self.clip is None:
+            return self.model.gradient(theta, cohort) + ridge
+        return self._noisy(self.model.clipped_gradient(theta, cohort, self.clip), self.clip) + ridge
+
+    def _noisy(self, values: Vector, sensitivity: float) -> Vector:
+        """Add one site's full noise on the integer grid."""
+        multiplier = self.noise_multiplier or 0.0
+        encoding = Encoding.for_noisy_sum(
+            clip_norm=sensitivity,
+            max_patients=self.max_patients,
+            sites=1,
+            noise_multiplier=multiplier,
+            size=values.size,
+        )
+        sigma = multiplier * encoding.sensitivity_units(sensitivity, values.size)
+        return encoding.decode(encoding.encode(values) + discrete_gaussian(values.size, sigma))
+
+    def _handed_over(self, total: Vector, cohort: Cohort, *, releases: int) -> Contribution:
+        local = None
+        if self.noise_multiplier is not None:
+            local = LocalNoise(noise_multiplier=self.noise_multiplier, releases=releases)
+        return Contribution(total=total, patients=cohort.patients, sensitivity=None, local=local)
+
+    def step(self, state: State, total: Total) -> State | Result:
+        """Coordinator half: average, equally with noise, by patients without."""
+        sites = len(total.sites)
+        if state.round == 0:
+            count = np.maximum(total.vector / sites, _FEWEST)
+            arrays = {"theta": state.arrays["theta"], "count": count, "total": total.vector}
+            return State(round=1, arrays=arrays)
+        if self.clip is None:
+            theta = total.vector[:-1] / max(total.vector[-1], 1.0)
+        else:
+            theta = total.vector / sites
+        if state.round == self.rounds:
+            return Result(arrays={"theta": theta}, rounds=state.round + 1)
+        return State(round=state.round + 1, arrays={**state.arrays, "theta": theta})
+
+
+ANALYSIS = Averaging

@@ -1,0 +1,221 @@
+"""The plan: everything a hospital approves before a study runs, as one canonical document.
+
+Frozen, typed, written as canonical JSON (sorted keys, no spaces, no NaN) and named by its
+SHA-256: whoever compares hashes compares every field. Reading refuses what it does not know.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ..privacy.errors import ConfigError, PolicyError
+from ..privacy.noise import NoiseTerms, Sharing
+from . import analyses, models
+from .analysis import Analysis
+from .model import Model
+from .registry import build
+
+__all__ = ["PLAN_FORMAT", "Plan", "PrivacyTerms", "analysis_of", "model_of"]
+
+PLAN_FORMAT = "fedcohort.plan/1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrivacyTerms:
+    """What the guarantee of a study depends on. No field has a default.
+
+    Attributes:
+        epsilon: What was asked for, per patient, over the whole plan.
+        delta: In (0, 1), below 1 / patients.
+        noise_multiplier: z of every noisy sum, calibrated to cost at most epsilon.
+        releases: Number of noisy sums in the plan.
+        clip: L2 bound of one patient's contribution.
+        sharing: `sum`, `each` (full noise at every site) or `local` (inside local steps).
+        min_survivors: m, fewest sites whose shares are in an opened sum.
+        colluders: c, sites assumed to pool what they see with the coordinator.
+        bound: Name of the accounting that epsilon is stated in.
+        unit: Always `patient`: all rows of one person at one site.
+        relation: Always `add_or_remove_one`.
+    """
+
+    epsilon: float
+    delta: float
+    noise_multiplier: float
+    releases: int
+    clip: float
+    sharing: Literal["sum", "each", "local"]
+    min_survivors: int
+    colluders: int
+    bound: str
+    unit: str = "patient"
+    relation: str = "add_or_remove_one"
+
+    def __post_init__(self) -> None:
+        numbers = (self.epsilon, self.noise_multiplier, self.clip)
+        if not all(math.isfinite(number) and number > 0 for number in numbers):
+            raise ConfigError("privacy_range", "epsilon, noise_multiplier and clip must be > 0")
+        if not 0 < self.delta < 1:
+            raise ConfigError("privacy_range", f"delta must lie in (0, 1), got {self.delta}")
+        if self.unit != "patient" or self.relation != "add_or_remove_one":
+            raise ConfigError("privacy_unit", "the unit is the patient, added or removed")
+        if self.sharing not in ("sum", "each", "local"):
+            raise ConfigError("privacy_sharing", f"unknown sharing {self.sharing!r}")
+
+    def noise(self) -> NoiseTerms | None:
+        """Return the noise that the door adds; None when it is inside local steps already."""
+        if self.sharing == "local":
+            return None
+        sharing: Sharing = "each" if self.sharing == "each" else "sum"
+        return NoiseTerms(
+            noise_multiplier=self.noise_multiplier,
+            sharing=sharing,
+            min_survivors=self.min_survivors,
+            colluders=self.colluders,
+        )
+
+    @property
+    def rho(self) -> float:
+        """The whole plan's cost in zCDP."""
+        return self.releases / (2.0 * self.noise_multiplier**2)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """One analysis over named sites, as a hospital approves it.
+
+    Attributes:
+        study: The study's name.
+        purpose: What it is for, in a sentence.
+        analysis: Name of an analysis of this release, see `study.analyses`.
+        parameters: Its fields, JSON values; `model` is itself a mapping with a `name`.
+        schema_sha256: Hash of the cohort schema (columns, codebook, task).
+        sites: Names of the sites asked, sorted.
+        privacy: What the guarantee depends on; None when no noise is added.
+        max_rounds: The study ends at the latest after so many sums.
+        max_patients_per_site: Public bound that the integer grid is sized by.
+        min_sites: Fewest sites in an opened sum when no noise is added.
+        secagg: `plain`: sums are not masked yet.
+        expires: ISO date after which no site answers.
+    """
+
+    study: str
+    purpose: str
+    analysis: str
+    parameters: Mapping[str, Any]
+    schema_sha256: str
+    sites: tuple[str, ...]
+    privacy: PrivacyTerms | None
+    max_rounds: int
+    max_patients_per_site: int
+    min_sites: int
+    secagg: str
+    expires: str
+
+    def __post_init__(self) -> None:
+        # One spelling of every value (lists, not tuples): a plan read back equals the plan.
+        plain = json.loads(json.dumps(self.parameters, allow_nan=False))
+        object.__setattr__(self, "parameters", plain)
+        if not self.sites or list(self.sites) != sorted(set(self.sites)):
+            raise ConfigError("plan_sites", "a plan names its sites, each once, sorted")
+        if self.max_rounds < 1 or self.max_patients_per_site < 1:
+            raise ConfigError("plan_range", "max_rounds and max_patients_per_site must be >= 1")
+        if not 1 <= self.min_sites <= len(self.sites):
+            raise ConfigError("plan_range", "min_sites must lie between 1 and the sites' number")
+        if self.privacy is not None and self.privacy.min_survivors > len(self.sites):
+            raise ConfigError("plan_range", "min_survivors exceeds the number of sites")
+        if self.secagg != "plain":
+            raise ConfigError("plan_secagg", f"this release knows secagg=plain, not {self.secagg}")
+
+    def to_json(self) -> str:
+        """Return the canonical JSON."""
+        document = {"format": PLAN_FORMAT, **dataclasses.asdict(self)}
+        return json.dumps(
+            document, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+        )
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the canonical JSON: the name under which hospitals approve it."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+    @classmethod
+    def from_json(cls, text: str) -> Plan:
+        """Read a plan back; `Plan.from_json(p.to_json()) == p`.
+
+        Raises:
+            PolicyError: `plan_unreadable`: not JSON, another format, an unknown or missing
+                field, or a value of the wrong type.
+        """
+        try:
+            document = json.loads(text)
+            if not isinstance(document, dict) or document.pop("format", None) != PLAN_FORMAT:
+                raise _unreadable(f"it is not a {PLAN_FORMAT} document")
+            privacy = document.pop("privacy", None)
+            terms = None if privacy is None else _typed(PrivacyTerms, privacy)
+            sites = tuple(document.pop("sites"))
+            return _typed(cls, {**document, "privacy": terms, "sites": sites})
+        except (json.JSONDecodeError, KeyError, TypeError, ConfigError) as error:
+            raise _unreadable(str(error)) from error
+
+
+_JSON_TYPES: dict[str, tuple[type, ...]] = {
+    "str": (str,),
+    "int": (int,),
+    "float": (float, int),
+    "tuple[str, ...]": (tuple,),
+    "Mapping[str, Any]": (dict,),
+}
+
+
+def _typed(cls: type[Any], document: Mapping[str, Any]) -> Any:  # noqa: ANN401 - cls decides
+    for field in dataclasses.fields(cls):
+        allowed = _JSON_TYPES.get(str(field.type))
+        value = document.get(field.name)
+        wrong = allowed is not None and (
+            not isinstance(value, allowed) or isinstance(value, bool)
+        )
+        if wrong and field.name in document:
+            raise _unreadable(f"{field.name} has the wrong type")
+    return cls(**document)
+
+
+def _unreadable(why: str) -> PolicyError:
+    return PolicyError(
+        "plan_unreadable",
+        f"the plan cannot be read: {why}",
+        hint="Ask the coordinator for a plan made by this release.",
+    )
+
+
+def model_of(parameters: Mapping[str, Any]) -> Model:
+    """Make the model that a plan's parameters describe.
+
+    Raises:
+        ConfigError: See `registry.build`.
+    """
+    fields = {name: value for name, value in parameters.items() if name != "name"}
+    fields = {n: tuple(v) if isinstance(v, list) else v for n, v in fields.items()}
+    model: Model = build(models, "model", str(parameters.get("name")), fields)
+    return model
+
+
+def analysis_of(plan: Plan) -> Analysis:
+    """Make the analysis that a plan names.
+
+    Raises:
+        ConfigError: See `registry.build`.
+    """
+    fields: dict[str, Any] = dict(plan.parameters)
+    if "model" in fields:
+        fields["model"] = model_of(fields["model"])
+    for name, value in fields.items():
+        if isinstance(value, list):
+            fields[name] = tuple(value)
+    analysis: Analysis = build(analyses, "analysis", plan.analysis, fields)
+    return analysis

@@ -1,0 +1,120 @@
+"""What one round binds: the terms a site answers to, by their hash.
+
+The coordinator makes them, a site checks every field against the plan it approved: terms
+that ask for less noise, a coarser grid or other sites than the plan are refused.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..privacy.errors import ProtocolError
+from ..privacy.secagg.encoding import Encoding
+from .analysis import Analysis, State, Vector
+from .plan import Plan
+
+__all__ = ["RoundTerms", "encoding_for", "state_sha256", "terms_for"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundTerms:
+    """One secure sum.
+
+    Attributes:
+        plan_sha256: The plan it belongs to.
+        attempt: Random hex of this run of the plan: no two runs share terms.
+        round: 0-based number of the round.
+        sites: Sites asked.
+        size: d, length of the vector.
+        fraction_bits: See `Encoding`.
+        limit: See `Encoding`.
+        state_sha256: Hash of the state that the sites answer to.
+    """
+
+    plan_sha256: str
+    attempt: str
+    round: int
+    sites: tuple[str, ...]
+    size: int
+    fraction_bits: int
+    limit: int
+    state_sha256: str
+
+    def to_json(self) -> str:
+        """Return the canonical JSON."""
+        return json.dumps(dataclasses.asdict(self), sort_keys=True, separators=(",", ":"))
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the canonical JSON."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+    @property
+    def encoding(self) -> Encoding:
+        """The grid of this round."""
+        return Encoding(fraction_bits=self.fraction_bits, limit=self.limit)
+
+    @classmethod
+    def from_json(cls, text: str) -> RoundTerms:
+        """Read terms back.
+
+        Raises:
+            ProtocolError: `terms_unreadable`.
+        """
+        try:
+            document = json.loads(text)
+            document["sites"] = tuple(document["sites"])
+            return cls(**document)
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise ProtocolError("terms_unreadable", "the round's terms cannot be read") from error
+
+
+def state_sha256(arrays: Mapping[str, Vector]) -> str:
+    """Hash a state's arrays: names, shapes and little-endian float64 bytes, by name."""
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name], dtype="<f8")
+        digest.update(f"{name}:{array.shape};".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def encoding_for(plan: Plan, analysis: Analysis, size: int) -> Encoding:
+    """Return the grid of a round, from public values only: both sides compute the same one.
+
+    Raises:
+        PolicyError: `encoding_overflow`.
+    """
+    noise = None if plan.privacy is None else plan.privacy.noise()
+    if plan.privacy is None or noise is None:
+        bound = analysis.site_bound(plan.max_patients_per_site)
+        return Encoding.for_sum(site_bound=bound, sites=len(plan.sites))
+    return Encoding.for_noisy_sum(
+        clip_norm=plan.privacy.clip,
+        max_patients=plan.max_patients_per_site,
+        sites=len(plan.sites),
+        noise_multiplier=noise.noise_multiplier,
+        size=size,
+    )
+
+
+def terms_for(plan: Plan, analysis: Analysis, state: State, attempt: str) -> RoundTerms:
+    """Return the terms that a plan implies for a state; the coordinator sends them, sites check."""
+    size = analysis.size(state)
+    encoding = encoding_for(plan, analysis, size)
+    return RoundTerms(
+        plan_sha256=plan.sha256,
+        attempt=attempt,
+        round=state.round,
+        sites=plan.sites,
+        size=size,
+        fraction_bits=encoding.fraction_bits,
+        limit=encoding.limit,
+        state_sha256=state_sha256(state.arrays),
+    )

@@ -1,0 +1,207 @@
+"""The page: made from the document alone, escaped, complete in both languages."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from fedcohort.experiments._view import View, headline
+from fedcohort.experiments.plots import comparison_svg
+from fedcohort.experiments.report import make as make_page
+from fedcohort.experiments.report import render
+from fedcohort.experiments.results import Results, Verdict
+
+Make = Callable[..., Results]
+VOID = {"meta", "link", "input", "br"}
+
+
+class Page(HTMLParser):
+    """Collects tags, text by language, and whether the tags nest."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[tuple[str, str | None]] = []
+        self.said: dict[str, list[str]] = {"en": [], "zh-CN": []}
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append((tag, dict(attrs).get("lang")))
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop()[0] == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and (language := self.open[-1][1]) in self.said and data.strip():
+            self.said[str(language)].append(data)
+
+
+def page_of(results: Results) -> str:
+    return render(json.loads(results.dumps()), comparison_svg(results))
+
+
+@pytest.fixture
+def page(results: Results) -> str:
+    return page_of(results)
+
+
+def test_the_page_is_made_again_byte_for_byte(tmp_path: Path, results: Results) -> None:
+    (tmp_path / "results.json").write_text(results.dumps(), encoding="utf-8")
+    assert make_page(tmp_path) == make_page(tmp_path / "results.json") == page_of(results)
+
+
+def test_it_is_well_formed_and_loads_nothing(page: str) -> None:
+    parsed = Page(page)
+    assert parsed.open == []
+    tags = {tag for tag, _ in parsed.tags}
+    assert not tags & {"script", "img", "iframe", "object", "embed", "base", "form"}
+    for tag, attributes in parsed.tags:
+        assert not any(name.startswith("on") for name in attributes)
+        for name in ("src", "href", "xlink:href"):
+            target = attributes.get(name) or "#"
+            assert target.startswith(("#", "data:,")), (tag, target)
+    assert not re.search(r"url\((?!#)|@import", page)
+    assert "default-src 'none'" in page
+    assert len(page.encode()) < 500_000
+
+
+def test_everything_is_said_in_both_languages(page: str) -> None:
+    said = Page(page).said
+    assert len(said["en"]) == pytest.approx(len(said["zh-CN"]), abs=3)
+    assert (
+        "Epsilon covers the model, not the test metrics, which exist only in simulation."
+        in (said["en"])
+    )
+    assert "ε 覆盖的是模型，不覆盖测试指标；测试指标仅存在于模拟中。" in said["zh-CN"]
+    assert "Simulation" in said["en"]
+    assert "模拟" in said["zh-CN"]
+
+
+def test_it_claims_nothing_that_a_tool_cannot_claim(page: str) -> None:
+    words = r"anonym|complian|complies|blockchain|certif|匿名|合规|区块链|认证"
+    assert not re.search(words, page, re.IGNORECASE)
+
+
+def test_all_sections_are_there(page: str, results: Results) -> None:
+    for anchor in ("answer", "verdicts", "picture", "arms", "privacy", "sites", "warnings"):
+        assert f'id="{anchor}"' in page
+    for fact in (
+        results.plan_sha256,
+        results.command,
+        "CC BY 4.0",
+        "Nadeau &amp; Bengio",
+        "RDP",
+        "few_negatives",
+        "numpy 2.4.6",
+        "simulation only",
+    ):
+        assert fact in page
+
+
+@pytest.mark.parametrize(
+    "name", ["<script>alert(1)</script>", '"><img src=x onerror=y>', "{{7*7}}"]
+)
+def test_a_hospitals_name_is_text(fake: Make, name: str) -> None:
+    page = page_of(fake(sites=[name, "b", "c", "d"]))
+    parsed = Page(page)
+    assert not {"script", "img"} & {tag for tag, _ in parsed.tags}
+    assert "alert(1)" in page or "onerror" in page or "{{7*7}}" in page
+
+
+def test_a_picture_with_a_script_is_refused(risk: Results) -> None:
+    svg = comparison_svg(risk).replace("</svg>", "<script>alert(1)</script></svg>")
+    with pytest.raises(ValueError, match="script"):
+        render(risk.document(), svg)
+
+
+def test_a_run_without_noise_claims_no_privacy(fake: Make) -> None:
+    page = page_of(fake(epsilons=(), privacy=()))
+    assert "no differential privacy is claimed" in page
+
+
+def test_a_run_without_verdicts_or_scores_still_makes_a_page(fake: Make) -> None:
+    page = page_of(fake(verdicts=(), summary=(), rows=(), warnings=(), notes=()))
+    assert "No hospital was compared" in page
+
+
+def verdict(kind: str, site: str, *, arm: str = "personalised") -> Verdict:
+    return Verdict(
+        site=site,
+        arm=arm,
+        metric="auroc",
+        verdict=kind,  # type: ignore[arg-type]
+        mean=None if kind == "not measurable" else 0.1,
+        repeats=20,
+    )
+
+
+@pytest.mark.parametrize(
+    ("kinds", "english"),
+    [
+        (["gains", "gains", "no clear difference", "no clear difference"], "helped 2 of 4"),
+        (["no clear difference"] * 4, "clearly helped no hospital; none lost"),
+        (["gains", "loses", "loses", "not measurable"], "helped 1 of 4 hospitals; 2 lost. 1 could"),
+        (["not measurable"] * 4, "No hospital's difference could be measured."),
+    ],
+)
+def test_the_answer_is_counted_from_the_verdicts(
+    risk: Results, kinds: list[str], english: str
+) -> None:
+    places = [site.site for site in risk.sites]
+    verdicts = tuple(verdict(kind, site) for kind, site in zip(kinds, places, strict=True))
+    found = headline(View(replace(risk, verdicts=verdicts)))[0]
+    assert english in found.en
+    assert found.zh
+
+
+def test_the_personalised_model_answers_before_the_plain_one(risk: Results) -> None:
+    verdicts = tuple(
+        verdict(kind, site.site, arm=arm)
+        for site in risk.sites
+        for arm, kind in (("federated", "loses"), ("personalised", "gains"))
+    )
+    found = headline(View(replace(risk, verdicts=verdicts)))[0]
+    assert found.en == "Federating (personalised) helped 4 of 4 hospitals; none lost."
+    alone = tuple(entry for entry in verdicts if entry.arm == "federated")
+    found = headline(View(replace(risk, verdicts=alone)))[0]
+    assert found.en == "Federating clearly helped no hospital; 4 lost."
+
+
+def test_shared_out_noise_without_masks_claims_nothing_against_the_coordinator(
+    fake: Make,
+) -> None:
+    plain = fake()
+    page = page_of(plain)
+    assert "whoever sees only the total" in page
+    assert "Sums were not masked in this run" in page
+    masked = tuple(replace(fact, masked=True) for fact in plain.privacy)
+    page = page_of(replace(plain, privacy=masked))
+    assert "coordinator + 1 site" in page
+    assert "not masked" not in page
+    assert "whoever sees only the total" not in page
+
+
+def test_noise_that_is_whole_at_every_hospital_needs_no_masks(fake: Make) -> None:
+    alone = tuple(fact for fact in fake().privacy if fact.arm != "dp_sum")
+    page = page_of(fake(privacy=alone))
+    assert "coordinator + all other sites" in page
+    assert "not masked" not in page
+
+
+def test_a_personalised_model_is_never_called_private(fake: Make) -> None:
+    results = fake()
+    assert "fitted at home without noise: ε covers what it starts from" in page_of(results)
+    cost = headline(View(results))[1]
+    assert cost is not None
+    assert "best private arm (DP sum)" in cost.en
