@@ -6,6 +6,7 @@ so scaling, imputing and encoding cost no privacy and every hospital computes th
 
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
 from collections.abc import Mapping
@@ -31,7 +32,7 @@ __all__ = [
 Mask: TypeAlias = NDArray[np.bool_]
 
 _WHOLE = re.compile(r"([+-]?\d+)\.0+")
-_NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
+_NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 
 
 def canonical(text: str) -> str:
@@ -51,18 +52,21 @@ def canonical_series(text: pd.Series[str]) -> pd.Series[str]:
     return text.map({value: canonical(value) for value in known}).astype("str")
 
 
-def to_numbers(text: pd.Series[str]) -> NDArray[np.float64]:
-    """Return float64 [rows]; NaN where there is no finite plain decimal number."""
-    stripped = text.str.strip()
-    plain = stripped.where(stripped.str.fullmatch(_NUMBER).eq(True))
-    numbers = pd.to_numeric(plain, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
-    return np.where(np.isfinite(numbers), numbers, np.nan)
-
-
 def coded(seen: pd.Series[str], codes: Mapping[str, float]) -> NDArray[np.float64]:
     """Return the code of each text; NaN for one that has none."""
     codes_of = seen.map(dict(codes))
     return np.asarray(codes_of.to_numpy(dtype=np.float64, na_value=np.nan), dtype=np.float64)
+
+
+def _number(text: str) -> float:
+    plain = _NUMBER.fullmatch(text.strip())
+    value = float(plain.group()) if plain else math.nan
+    return value if math.isfinite(value) else math.nan
+
+
+def to_numbers(text: pd.Series[str]) -> NDArray[np.float64]:
+    """Return float64 [rows]; NaN where there is no finite plain decimal number."""
+    return coded(text, {value: _number(value) for value in text.dropna().unique()})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -105,7 +105,7 @@ def _draw_epsilons(
     span = max(spots.values()) - min(spots.values())
     curves: dict[tuple[str, str], list[tuple[Line, Summary]]] = {}
     for line, summary in scored:
-        if line.epsilon is not None or line.arm in ("pooled", "federated", "local"):
+        if line.private or line.arm in ("pooled", "federated", "local"):
             curves.setdefault((line.arm, line.algorithm), []).append((line, summary))
     noisy = [key for key, points in curves.items() if points[0][0].epsilon is not None]
     labels: list[tuple[float, str, str]] = []
@@ -226,7 +226,11 @@ def _telling(curves: Sequence[Curve]) -> list[Curve]:
     arms: dict[str, list[Curve]] = {}
     for curve in curves:
         arms.setdefault(curve.arm, []).append(curve)
-    one = [found[len(found) // 2] for arm, found in arms.items() if arm != "observed"]
+    one = [
+        next((curve for curve in found if curve.epsilon is None), found[len(found) // 2])
+        for arm, found in arms.items()
+        if arm != "observed"
+    ]
     ranked = sorted(one, key=lambda c: TELLING.index(c.arm) if c.arm in TELLING else len(TELLING))[
         :MOST_CURVES
     ]

@@ -19,6 +19,7 @@ __all__ = [
     "headline",
     "printable",
     "score_text",
+    "seconds_text",
     "with_epsilon",
 ]
 
@@ -41,6 +42,14 @@ class Line:
     def any(self) -> Summary:
         """A summary to read costs from, which are the same at every place."""
         return self.places.get(ALL) or next(iter(self.places.values()))
+
+    @property
+    def private(self) -> bool:
+        """Whether all it learnt from patients carries noise.
+
+        A model personalised from a noisy one has an epsilon, but is fitted at home without.
+        """
+        return self.epsilon is not None and self.arm.startswith("dp_")
 
     @property
     def label(self) -> Words:
@@ -91,8 +100,8 @@ class View:
 
     @property
     def epsilons(self) -> list[float]:
-        """Requested epsilons, ascending."""
-        return sorted({line.epsilon for line in self.lines if line.epsilon is not None})
+        """Requested epsilons of the private arms, ascending."""
+        return sorted({line.epsilon or 0.0 for line in self.lines if line.private})
 
     def verdict_groups(self) -> dict[tuple[str, float | None, str], list[Verdict]]:
         """Verdicts by (arm, epsilon, metric); the one that answers the question comes first."""
@@ -131,8 +140,10 @@ def _gain_sentence(view: View) -> Words:
     hospitals = "hospital" if total == 1 else "hospitals"
     if blank == total:
         return Words("No hospital's difference could be measured.", "没有一家医院的差异可以测量。")
-    helped = f"helped {gains} of {total} {hospitals}" if gains else "clearly helped no hospital"
-    en = f"Federating{how.en} {helped}; {f'{loses} lost' if loses else 'none lost'}."
+    lost = f"{loses} lost" if loses else "none lost"
+    en = f"Federating{how.en} helped {gains} of {total} {hospitals}; {lost}."
+    if not gains:
+        en = f"No hospital clearly gained by federating{how.en}; {lost}."
     zh = f"{gains} 家医院受益" if gains else "没有医院明显受益"
     zh = f"联邦学习{how.zh}：{total} 家医院中，{zh}，"
     zh += f"{loses} 家受损。" if loses else "没有医院受损。"
@@ -157,7 +168,7 @@ def _cost_sentence(view: View) -> Words | None:
     pairs = [
         (line, summary.mean - base.mean)
         for line in view.lines
-        if line.arm.startswith("dp_")  # a personalised model has no noise of its own
+        if line.private
         and line.epsilon == min(view.epsilons)
         and plain is not None
         and (summary := line.places.get(ALL)) is not None
@@ -208,6 +219,8 @@ def gain_text(value: float | None, *, digits: int = 3) -> str:
     if value is None:
         return DASH
     text = f"{value:+.{digits}f}"
+    if float(text) == 0:  # an interval that ends near zero shows on which side
+        text = f"{value:+.{digits + 1}f}"
     return f"{0:.{digits}f}" if float(text) == 0 else text.replace("-", MINUS)
 
 
@@ -223,6 +236,15 @@ def epsilon_text(value: float | None) -> str:
     '3'
     """
     return DASH if value is None else f"{value:.4g}"
+
+
+def seconds_text(value: float | None) -> str:
+    """Return a duration in seconds.
+
+    >>> seconds_text(0.024)
+    '0.02'
+    """
+    return DASH if value is None else f"{value:.{2 if value < 1 else 1}f}"
 
 
 def bytes_text(value: int | None) -> str:

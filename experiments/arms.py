@@ -130,7 +130,9 @@ class _Trainer:
         started = time.monotonic()
         everyone = concatenate(self._trains, site="pooled")
         theta = solve(unfederated(self._planner, self._model), [everyone]).arrays["theta"]
-        return self._fit("pooled", "pooled", {None: self._with_baseline(theta, [everyone])}, started)
+        return self._fit(
+            "pooled", "pooled", {None: self._with_baseline(theta, [everyone])}, started
+        )
 
     def consensus(self, local: Fit) -> Fit:
         mean = np.mean(list(local.parameters.values()), axis=0)

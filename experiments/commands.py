@@ -13,6 +13,7 @@ from rich.table import Table
 
 from .. import __version__
 from ..datasets import (
+    CatalogueEntry,
     Description,
     Extract,
     LoadOptions,
@@ -80,9 +81,13 @@ def list_() -> None:
         table.add_column(head)
     entries = list_catalogue()
     for entry in entries:
-        table.add_row(entry.name, entry.task, entry.source.title, entry.source.licence)
+        table.add_row(entry.name, _task(entry), entry.source.title, entry.source.licence)
     _console.print(table)
-    _print([{"name": e.name, "task": e.task, **e.source.to_json()} for e in entries])
+    _print([{"name": e.name, "task": _task(e), **e.source.to_json()} for e in entries])
+
+
+def _task(entry: CatalogueEntry) -> str:
+    return "risk" if entry.defaults.time is None else "survival"
 
 
 @data.command("describe")

@@ -68,9 +68,7 @@ def _calibration(parts: list[tuple[Vector, Vector]]) -> tuple[tuple[float, ...],
     )
 
 
-def _survival_curve(
-    arm: str, epsilon: float | None, lines: list[tuple[Vector, Vector]]
-) -> Curve:
+def _survival_curve(arm: str, epsilon: float | None, lines: list[tuple[Vector, Vector]]) -> Curve:
     grid = lines[0][0]
     mean = np.mean([line[1] for line in lines], axis=0)
     return Curve(

@@ -50,9 +50,7 @@ class InProcessGrid(Grid):
         for site in sites:
             node = secrets.randbits(62) + 2
             self.nodes[site] = node
-            self._contexts[node] = Context(
-                self._run.run_id, node, {"site": site}, RecordDict(), {}
-            )
+            self._contexts[node] = Context(self._run.run_id, node, {"site": site}, RecordDict(), {})
         self._mailbox: list[_Mail] = []
 
     @property
@@ -91,7 +89,8 @@ class InProcessGrid(Grid):
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """Return the replies that are there, each once."""
         wanted = set(message_ids)
-        here, kept = [], []
+        here: list[_Mail] = []
+        kept: list[_Mail] = []
         for mail in self._mailbox:
             mail.looks -= 1
             ready = mail.reply.metadata.reply_to_message_id in wanted and mail.looks < 0

@@ -14,7 +14,7 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ._ink import MUTED, PAPER, TINY, shorten, text_width, write
 from ._panels import (
@@ -51,6 +51,14 @@ _STYLE: Any = {
     "axes.linewidth": 0.8,
 }
 _NOTHING = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+
+
+class _Size(NamedTuple):
+    """The first panel, in inches: the column of names, the plot's width and height."""
+
+    label: float
+    width: float
+    height: float
 
 
 def comparison_svg(results: Results) -> str:
@@ -112,7 +120,8 @@ def _lay_out(
         write(panel, x, 1 + 0.22 / plot, under.en, size=8.4, color=MUTED, **inside)
     if verdicts:
         draw_gains(panels[0], verdicts, names)
-        _verdict_key(panels[0], {v.verdict for v in verdicts}, note, plot)
+        size = _Size(label=label, width=frames[0][1], height=plot)
+        _verdict_key(panels[0], {v.verdict for v in verdicts}, note, size)
     else:
         write(panels[0], 0, 0.5, PICTURE["no_verdicts"].en, x_axes=True, y_axes=True, color=MUTED)
         panels[0].set_axis_off()
@@ -128,23 +137,20 @@ def _below(axes: Axes, words: Words, plot: float) -> None:
     write(axes, 0.5, -0.4 / plot, words.en, x_axes=True, y_axes=True, size=8.4, color=MUTED)
 
 
-def _verdict_key(axes: Axes, present: Iterable[str], note: Words | None, plot: float) -> None:
-    """Explain the shapes in one line under the panel."""
-    used = set(present)
-    spots = (("gains", -0.28), ("no clear difference", 0.08), ("loses", 0.86))
-    for name, x in spots:
-        if name in used or name != "loses":
-            look = VERDICT_LOOK[name]
-            y = -0.43 / plot
-            axes.plot(
-                x, y, look.marker, color=look.color, ms=5.5, transform=axes.transAxes, clip_on=False
-            )
-            text = VERDICT[name].en
-            write(
-                axes, x + 0.05, y, text, x_axes=True, y_axes=True, ha="left", size=TINY, color=MUTED
-            )
+def _verdict_key(axes: Axes, present: Iterable[str], note: Words | None, size: _Size) -> None:
+    """Explain the shapes in one line under the panel, from its left edge."""
+    used = set(present) | {"gains", "no clear difference"}
+    inside: Any = {"x_axes": True, "y_axes": True, "size": TINY, "color": MUTED}
+    y = -0.43 / size.height
+    for name, inches in (("gains", 0.06), ("no clear difference", 0.78), ("loses", 2.14)):
+        if name in used:
+            look, x = VERDICT_LOOK[name], (inches - size.label) / size.width
+            place = axes.transAxes
+            axes.plot(x, y, look.marker, color=look.color, ms=5.5, transform=place, clip_on=False)
+            beside = x + 0.11 / size.width
+            write(axes, beside, y, VERDICT[name].en, ha="left", **inside)
     if note:
-        write(axes, 0.5, -0.64 / plot, note.en, x_axes=True, y_axes=True, size=TINY, color=MUTED)
+        write(axes, -size.label / size.width, -0.64 / size.height, note.en, ha="left", **inside)
 
 
 def _shown_verdicts(view: View) -> tuple[list[Verdict], Words | None]:

@@ -65,7 +65,7 @@ def predict(
     return {"out": str(target), "rows": len(ids), "schema_sha256": schema.sha256}
 
 
-def _schema(card: Any) -> Schema:  # noqa: ANN401 - a card as read
+def _schema(card: Any) -> Schema:
     """Return the card's schema, refused unless it has the hash that the model was trained under."""
     schema = Schema(
         name=card["schema_document"]["name"],

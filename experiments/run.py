@@ -156,8 +156,9 @@ def _results(
 
 
 def _warnings(settings: Settings, extract: Extract) -> tuple[Warned, ...]:
-    found = [Warned(code=w.code, column=w.column, site=w.site, text=w.text)
-             for w in extract.warnings]
+    found = [
+        Warned(code=w.code, column=w.column, site=w.site, text=w.text) for w in extract.warnings
+    ]
     patients = sum(cohort.patients for cohort in extract.cohorts)
     if settings.privacy is not None and settings.privacy.delta * patients >= 1:
         found.append(
@@ -198,14 +199,14 @@ def _privacy(fit: Fit) -> PrivacyFact:
         noise_multiplier=terms.noise_multiplier,
         clip=terms.clip,
         rounds=fit.rounds,
+        sharing=terms.sharing,
+        masked=False,
         min_survivors=terms.min_survivors,
         not_covered=NOT_COVERED,
     )
 
 
-def _save(
-    folder: Path, fit: Fit, planner: Planner, extract: Extract, plan_sha256: str
-) -> None:
+def _save(folder: Path, fit: Fit, planner: Planner, extract: Extract, plan_sha256: str) -> None:
     """Save an arm's model, or one per site, each with its card."""
     for site, theta in fit.parameters.items():
         parts = [fit.arm]

@@ -114,9 +114,7 @@ class Settings:
             privacy=_privacy(config) if private else None,
             arms=arms,
             max_patients_per_site=config.secagg.max_patients_per_site,
-            patience=Patience(
-                timeout_s=config.runtime.timeout_s, attempts=config.runtime.attempts
-            ),
+            patience=Patience(timeout_s=config.runtime.timeout_s, attempts=config.runtime.attempts),
             repeats=config.repeats,
             test_fraction=config.test_fraction,
             seed=config.seed,

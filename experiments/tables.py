@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, Group
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -27,6 +27,7 @@ from ._view import (
     headline,
     printable,
     score_text,
+    seconds_text,
 )
 from ._wording import SCOPE
 from .results import ALL, MEAN_OF_SITES, Results, Verdict
@@ -74,7 +75,7 @@ def show(results: Results, *, console: Console | None = None, paths: Sequence[Pa
         console.print(Text(cost.en))
     for table in [*_arm_tables(view, console.width), *_verdict_tables(view, console.width)]:
         console.print()
-        console.print(table)
+        console.print(table, end="")
     _print_warnings(results, console)
     console.print()
     for path in paths:
@@ -82,7 +83,7 @@ def show(results: Results, *, console: Console | None = None, paths: Sequence[Pa
     console.print(Text(f"SIMULATION. {SCOPE.en}", style="dim"))
 
 
-def _arm_tables(view: View, width: int) -> list[Table]:
+def _arm_tables(view: View, width: int) -> list[Group]:
     """Return one wide table, or the totals and then the hospitals as wide as there is room."""
     totals = [Column("all", (ALL,)), Column("mean of sites", (MEAN_OF_SITES,))]
     sites = _site_columns(view)
@@ -106,8 +107,8 @@ def _site_columns(view: View) -> list[Column]:
     return [Column(f"{fold} of {len(places)}", places, fold) for fold in _FOLDS]
 
 
-def _arm_table(view: View, title: str, columns: Sequence[Column], *, costs: bool) -> Table:
-    table = _table(title)
+def _arm_table(view: View, title: str, columns: Sequence[Column], *, costs: bool) -> Group:
+    table, caption = _table(), ""
     table.add_column("arm", no_wrap=True)
     table.add_column("eps", justify="right", no_wrap=True)
     for column in columns:
@@ -129,8 +130,8 @@ def _arm_table(view: View, title: str, columns: Sequence[Column], *, costs: bool
         table.add_row(Text(name + note), epsilon_text(line.epsilon), *cells, *extra, style=style)
         before = name
     if costs and any(line.arm == "pooled" for line in view.lines):
-        table.caption = "* simulation only"
-    return table
+        caption = "* simulation only"
+    return _titled(title, table, caption)
 
 
 def _score(line: Line, column: Column) -> str:
@@ -146,11 +147,11 @@ def _costs(line: Line) -> list[str]:
     return [
         DASH if costs.rounds is None else str(costs.rounds),
         bytes_text(costs.bytes_up),
-        DASH if costs.seconds is None else f"{costs.seconds:.1f}",
+        seconds_text(costs.seconds),
     ]
 
 
-def _verdict_tables(view: View, width: int) -> list[Table]:
+def _verdict_tables(view: View, width: int) -> list[Group]:
     """Return the verdicts: in full as far as there is room, then the other arms in short."""
     groups = list(view.verdict_groups().items())
     full, short = max(1, (width - 18) // 29), max(1, (width - 18) // 20)
@@ -169,8 +170,8 @@ def _verdict_table(
     groups: Sequence[tuple[tuple[str, float | None, str], Sequence[Verdict]]],
     *,
     brief: bool,
-) -> Table:
-    table = _table(title)
+) -> Group:
+    table = _table()
     table.add_column("hospital", max_width=24)
     for (arm, epsilon, metric), _ in groups:
         asked = "" if epsilon is None else f", eps {epsilon_text(epsilon)}"
@@ -178,9 +179,8 @@ def _verdict_table(
     for site in dict.fromkeys(v.site for _, verdicts in groups for v in verdicts):
         found = [[v for v in verdicts if v.site == site] for _, verdicts in groups]
         table.add_row(Text(printable(site)), *(_verdict(v[0], brief) if v else "" for v in found))
-    if brief:
-        table.caption = "▲ gains  ● no clear difference  ▼ loses  × not measurable"
-    return table
+    caption = "▲ gains  ● no clear difference  ▼ loses  × not measurable" if brief else ""
+    return _titled(title, table, caption)
 
 
 def _verdict(verdict: Verdict, brief: bool) -> Text:
@@ -208,13 +208,11 @@ def _print_warnings(results: Results, console: Console) -> None:
         console.print(Padding(text, (0, 0, 0, 2)))
 
 
-def _table(title: str) -> Table:
-    return Table(
-        title=Text(title, style="bold"),
-        title_justify="left",
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        padding=(0, 1),
-        header_style="dim",
-    )
+def _titled(title: str, table: Table, caption: str) -> Group:
+    """Put words above and below a table, which may be wider than the table is."""
+    below = [Text(caption, style="dim")] if caption else []
+    return Group(Text(title, style="bold"), table, *below)
+
+
+def _table() -> Table:
+    return Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), header_style="dim")

@@ -62,9 +62,7 @@ class Release:
     charge_id: str
 
 
-def release(
-    contribution: Contribution, terms: RoundTerms, plan: Plan, site: SiteTerms
-) -> Release:
+def release(contribution: Contribution, terms: RoundTerms, plan: Plan, site: SiteTerms) -> Release:
     """Turn a bounded sum into the only bytes that leave this site.
 
     Guarantee: the ledger is charged before any byte exists outside; a crash wastes budget and

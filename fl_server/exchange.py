@@ -53,8 +53,9 @@ def exchange(
         timeout_s: Deadline for all replies, also the messages' time to live.
         poll_s: Pause between looks.
     """
-    messages = [Message(content, node, action, group_id=group, ttl=timeout_s)
-                for node in nodes.values()]
+    messages = [
+        Message(content, node, action, group_id=group, ttl=timeout_s) for node in nodes.values()
+    ]
     sent = list(grid.push_messages(messages))
     waiting = dict(zip(sent, nodes, strict=True))
     replies: dict[str, RecordDict] = {}

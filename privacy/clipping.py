@@ -50,9 +50,7 @@ def clip_factors(norms: Vector, clip_norm: float) -> Vector:
     return np.where(finite, factors, 0.0)
 
 
-def clipped_sum(
-    rows: Vector, patient_index: NDArray[np.int64], clip_norm: float
-) -> Vector:
+def clipped_sum(rows: Vector, patient_index: NDArray[np.int64], clip_norm: float) -> Vector:
     """Sum over patients of each patient's summed rows, clipped to an L2 norm.
 
     Args:
@@ -73,7 +71,7 @@ def clipped_sum(
     per_patient = sum_by_patient(rows, patient_index)
     if per_patient.shape[0] == 0:
         return np.zeros(rows.shape[1])
-    finite = np.isfinite(per_patient).all(axis=1)
+    finite: NDArray[np.bool_] = np.asarray(np.isfinite(per_patient).all(axis=1))
     safe = np.where(finite[:, None], per_patient, 0.0)
     # Scaling by the largest entry first keeps a norm of 1e200 from overflowing to infinity.
     largest = np.maximum(np.abs(safe).max(axis=1, initial=0.0), 1.0)

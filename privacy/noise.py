@@ -28,7 +28,7 @@ MINIMUM_SHARE = 2.0  # grid units; below it the sum no longer follows the Gaussi
 
 
 @lru_cache(maxsize=64)
-def _sampler(scale: float) -> Any:  # noqa: ANN401 - OpenDP's Measurement has no stable type
+def _sampler(scale: float) -> Any:
     opendp.enable_features("contrib")  # the discrete Gaussian is proven, yet carries this flag
     space = opendp.vector_domain(opendp.atom_domain(T="i64")), opendp.l2_distance(T=float)
     return opendp.m.make_gaussian(*space, scale=scale)
@@ -90,5 +90,5 @@ class NoiseTerms:
 
     @property
     def rho(self) -> float:
-        """zCDP cost of one release under these terms. Source: Bun & Steinke 2016, Prop. 1.6."""
+        """ZCDP cost of one release under these terms. Source: Bun & Steinke 2016, Prop. 1.6."""
         return 1.0 / (2.0 * self.noise_multiplier**2)

@@ -117,7 +117,7 @@ class Cohort:
 
     @property
     def outcome_flag(self) -> NDArray[np.bool_]:
-        """bool [rows]: the label, or whether the event was seen; what splits stratify on."""
+        """Bool [rows]: the label, or whether the event was seen; what splits stratify on."""
         if self.label is not None:
             return np.asarray(self.label > 0, dtype=np.bool_)
         if self.event is None:

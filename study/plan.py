@@ -159,7 +159,8 @@ class Plan:
             privacy = document.pop("privacy", None)
             terms = None if privacy is None else _typed(PrivacyTerms, privacy)
             sites = tuple(document.pop("sites"))
-            return _typed(cls, {**document, "privacy": terms, "sites": sites})
+            plan: Plan = _typed(cls, {**document, "privacy": terms, "sites": sites})
+            return plan
         except (json.JSONDecodeError, KeyError, TypeError, ConfigError) as error:
             raise _unreadable(str(error)) from error
 
@@ -173,13 +174,11 @@ _JSON_TYPES: dict[str, tuple[type, ...]] = {
 }
 
 
-def _typed(cls: type[Any], document: Mapping[str, Any]) -> Any:  # noqa: ANN401 - cls decides
+def _typed(cls: type[Any], document: Mapping[str, Any]) -> Any:
     for field in dataclasses.fields(cls):
         allowed = _JSON_TYPES.get(str(field.type))
         value = document.get(field.name)
-        wrong = allowed is not None and (
-            not isinstance(value, allowed) or isinstance(value, bool)
-        )
+        wrong = allowed is not None and (not isinstance(value, allowed) or isinstance(value, bool))
         if wrong and field.name in document:
             raise _unreadable(f"{field.name} has the wrong type")
     return cls(**document)

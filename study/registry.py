@@ -25,7 +25,7 @@ def names(package: ModuleType) -> tuple[str, ...]:
     return tuple(sorted(name for name in found if not name.startswith("_")))
 
 
-def build(package: ModuleType, kind: str, name: str, fields: Mapping[str, Any]) -> Any:  # noqa: ANN401
+def build(package: ModuleType, kind: str, name: str, fields: Mapping[str, Any]) -> Any:
     """Make the object that module `name` of `package` calls its `KIND`, from plain fields.
 
     Args:

@@ -23,7 +23,9 @@ from ..errors import PolicyError, ProtocolError
 __all__ = ["CLIP_BITS", "Encoding"]
 
 _HEADROOM = 2**62
-CLIP_BITS = 14  # a clip norm becomes 2^13..2^14 grid units: rounding inflates it by < 1 % for d <= 1,000
+CLIP_BITS = (
+    14  # a clip norm becomes 2^13..2^14 grid units: rounding inflates it by < 1 % for d <= 1,000
+)
 _MAX_FRACTION_BITS = 45  # finer than float64 resolves for sums in the hundreds
 
 

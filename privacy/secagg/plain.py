@@ -35,8 +35,6 @@ class UnsafePlaintextSum:
         total = np.zeros(self._size, dtype=np.uint64)
         for vector in vectors:
             if vector.dtype != np.int64 or vector.shape != (self._size,):
-                raise ProtocolError(
-                    "vector_shape", f"a site's vector must be int64 [{self._size}]"
-                )
+                raise ProtocolError("vector_shape", f"a site's vector must be int64 [{self._size}]")
             total += vector.view(np.uint64)
         return total.view(np.int64)

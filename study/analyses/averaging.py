@@ -89,9 +89,10 @@ class Averaging(Analysis):
             return self._handed_over(count, cohort, releases=1)
         theta = state.arrays["theta"]
         # Without privacy a site divides by its own count; with it, by the noisy mean count.
-        count = patients if self.clip is None else float(state.arrays["count"][0])
+        divisor = patients if self.clip is None else float(state.arrays["count"][0])
         for _ in range(self.local_steps):
-            theta = theta - self.learning_rate / max(count, 1.0) * self._slope(theta, cohort, state)
+            slope = self._slope(theta, cohort, state)
+            theta = theta - self.learning_rate / max(divisor, 1.0) * slope
         if self.clip is None:
             theta = np.append(patients * theta, patients)
         return self._handed_over(theta, cohort, releases=self.local_steps)

@@ -51,7 +51,7 @@ class Cox(Model):
 
     @property
     def size(self) -> int:
-        """d weights."""
+        """Return d, the number of weights."""
         return self.features
 
     def initial(self) -> Vector:

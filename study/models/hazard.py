@@ -132,7 +132,9 @@ class Hazard(Model):
         form: |g_i|^2 = sum_k r_ik^2 + |x_i|^2 (sum_k r_ik)^2.
         """
         features, _, residuals = self._parts(theta, cohort)
-        finite = np.isfinite(features).all(axis=1) & np.isfinite(residuals).all(axis=1)
+        finite = np.asarray(
+            np.isfinite(features).all(axis=1) & np.isfinite(residuals).all(axis=1), dtype=np.bool_
+        )
         features = np.where(finite[:, None], features, 0.0)
         residuals = np.where(finite[:, None], residuals, 0.0)
         sums = residuals.sum(axis=1)

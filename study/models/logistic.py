@@ -41,7 +41,7 @@ class Logistic(Model):
 
     @property
     def size(self) -> int:
-        """d weights and one intercept."""
+        """Return d + 1: the weights and one intercept."""
         return self.features + 1
 
     def initial(self) -> Vector:
@@ -53,7 +53,7 @@ class Logistic(Model):
         return np.append(np.ones(self.features), 0.01)
 
     def row_bound(self) -> float:
-        """|(p - y) x| <= max|x| and p (1 - p) |x x'| <= max|x|^2 / 4, the intercept's 1 included."""
+        """|(p - y) x| <= max|x|, p (1 - p) |x x'| <= max|x|^2 / 4; the intercept's x is 1."""
         largest = max(1.0, self.bound)
         return max(largest, largest**2 / 4)
 

@@ -150,7 +150,10 @@ def verdict(kind: str, site: str, *, arm: str = "personalised") -> Verdict:
     ("kinds", "english"),
     [
         (["gains", "gains", "no clear difference", "no clear difference"], "helped 2 of 4"),
-        (["no clear difference"] * 4, "clearly helped no hospital; none lost"),
+        (
+            ["no clear difference"] * 4,
+            "No hospital clearly gained by federating (personalised); none",
+        ),
         (["gains", "loses", "loses", "not measurable"], "helped 1 of 4 hospitals; 2 lost. 1 could"),
         (["not measurable"] * 4, "No hospital's difference could be measured."),
     ],
@@ -175,7 +178,7 @@ def test_the_personalised_model_answers_before_the_plain_one(risk: Results) -> N
     assert found.en == "Federating (personalised) helped 4 of 4 hospitals; none lost."
     alone = tuple(entry for entry in verdicts if entry.arm == "federated")
     found = headline(View(replace(risk, verdicts=alone)))[0]
-    assert found.en == "Federating clearly helped no hospital; 4 lost."
+    assert found.en == "No hospital clearly gained by federating; 4 lost."
 
 
 def test_shared_out_noise_without_masks_claims_nothing_against_the_coordinator(
