@@ -64,6 +64,12 @@ demo: $(RUN)  ## compare eight arms on four real hospitals, one command, about a
 	@$(VENV)/bin/fedcohort run study=heart-disease repeats=5 privacy.epsilon=3 \
 		"arms=[local,pooled,federated,personalised,consensus,dp_sum,dp_each,dp_fedavg]"
 
+.PHONY: picture
+picture: $(RUN)  ## remake the README's picture: heart-disease, 20 repeats, epsilon 1, 3 and 8
+	@$(VENV)/bin/fedcohort run study=heart-disease repeats=20 "privacy.epsilon=[1,3,8]" \
+		out=build/picture overwrite=true
+	@cp build/picture/comparison.svg docs/images/heart-disease.svg
+
 ## ---- tests; none of them leaves this machine
 
 .PHONY: test test-fast test-all test-attacks test-pages coverage

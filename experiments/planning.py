@@ -146,7 +146,8 @@ class Planner:
             raise ConfigError("privacy_missing", f"{arm} needs privacy.epsilon and privacy.delta")
         sharing: Literal["sum", "each", "local"] = SHARING[arm]  # type: ignore[assignment]
         # Noise that every site adds in full needs no other site's help against colluders.
-        colluders = asked.colluders if sharing == "sum" else 0
+        # No more sites can collude than there are others.
+        colluders = min(asked.colluders, len(self.sites) - 1) if sharing == "sum" else 0
         survivors = self._min_survivors()
         if survivors <= colluders:
             raise ConfigError(

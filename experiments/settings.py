@@ -24,6 +24,7 @@ __all__ = ["ALGORITHMS", "DP_ARMS", "SHARING", "ModelSettings", "PrivacySettings
 SHARING = {"dp_sum": "sum", "dp_each": "each", "dp_fedavg": "local"}
 DP_ARMS = tuple(SHARING)
 ALGORITHMS = ("auto", "newton", "gradient", "fedavg")
+_LARGEST_EPSILON = 1e4
 CONVEX = ("logistic", "hazard", "cox")
 
 
@@ -204,6 +205,13 @@ def _privacy(config: DictConfig) -> PrivacySettings:
     raw = config.privacy.epsilon
     asked = list(raw) if OmegaConf.is_list(raw) else [raw]
     epsilons = tuple(_positive("privacy.epsilon", value) for value in asked)
+    for epsilon in epsilons:
+        if epsilon > _LARGEST_EPSILON:
+            raise _refused(
+                "privacy.epsilon",
+                f"{epsilon:g} is above {_LARGEST_EPSILON:g}, where noise falls below the grid",
+                "Use 1, 3 or 8; leave the dp_* arms out for no noise.",
+            )
     if not epsilons or len(set(epsilons)) != len(epsilons):
         raise _refused("privacy.epsilon", "it needs distinct numbers", "Use [1,3,8].")
     delta = config.privacy.delta

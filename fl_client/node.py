@@ -8,6 +8,7 @@ delivered twice, or a coordinator that asks again, buys nothing and costs nothin
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Callable, Mapping
 
 from ..privacy.errors import PolicyError, ProtocolError
@@ -28,6 +29,7 @@ class Node:
         cohort: Builds the site's cohort for a plan; called once per plan.
         terms: Builds what the site brings to the door for a plan; called once per plan.
         approves: Whether this site approved a plan.
+        today: The date that a plan's expiry is held against.
     """
 
     def __init__(
@@ -37,11 +39,13 @@ class Node:
         cohort: Callable[[Plan], Cohort],
         terms: Callable[[Plan], SiteTerms],
         approves: Callable[[Plan], bool],
+        today: Callable[[], dt.date] = dt.date.today,
     ) -> None:
         self.site = site
         self._cohort_for = cohort
         self._terms_for = terms
         self._approves = approves
+        self._today = today
         self._studies: dict[str, _Study] = {}
 
     def propose(self, plan_json: str) -> str:
@@ -51,7 +55,8 @@ class Node:
             The plan's hash.
 
         Raises:
-            PolicyError: `plan_not_approved`, `plan_not_for_us` or `schema_mismatch`.
+            PolicyError: `plan_not_for_us`, `plan_not_approved`, `plan_expired`, `schema_mismatch`
+                or `codebook_required`.
         """
         plan = Plan.from_json(plan_json)
         if plan.sha256 in self._studies:
@@ -63,6 +68,12 @@ class Node:
                 "plan_not_approved",
                 "the plan's hash is not among those this site approved",
                 hint="Ask the site's data team to look at the plan and approve its hash.",
+            )
+        if self._today().isoformat() > plan.expires:
+            raise PolicyError(
+                "plan_expired",
+                f"the plan expired on {plan.expires}",
+                hint="Ask the coordinator for a new plan, and approve its new hash.",
             )
         cohort = self._cohort_for(plan)
         _check_cohort(plan, cohort)

@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -129,6 +130,8 @@ class Plan:
             raise ConfigError("plan_range", "min_sites must lie between 1 and the sites' number")
         if self.privacy is not None and self.privacy.min_survivors > len(self.sites):
             raise ConfigError("plan_range", "min_survivors exceeds the number of sites")
+        if re.fullmatch(r"\d{4}-\d{2}-\d{2}", self.expires) is None:
+            raise ConfigError("plan_range", "expires must be an ISO date, YYYY-MM-DD")
         if self.secagg != "plain":
             raise ConfigError("plan_secagg", f"this release knows secagg=plain, not {self.secagg}")
 

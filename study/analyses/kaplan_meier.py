@@ -63,17 +63,22 @@ class KaplanMeier(Analysis):
         return float(max_patients)
 
     def contribution(self, cohort: Cohort, state: State) -> Contribution:
-        """Site half: the histogram. A patient with several rows is refused, not counted twice."""
+        """Site half: the histogram; a patient never counts twice.
+
+        Without noise a cohort with several rows per patient is refused. With noise a refusal
+        would speak of the data, so each patient's first row counts.
+        """
         if cohort.time is None or cohort.event is None:
             raise ValueError("a survival analysis needs a cohort with time and event")
-        if cohort.patients != cohort.rows:
+        if cohort.patients != cohort.rows and not self.private:
             raise DataError(
                 "several_rows_per_patient",
                 "a survival curve needs one row per patient",
                 hint="Keep one row per patient, e.g. the first.",
             )
-        interval = np.searchsorted(self.grid, cohort.time, side="left")
-        cell = np.where(cohort.event, interval, self.intervals + interval)
+        first = np.unique(cohort.patient, return_index=True)[1]
+        interval = np.searchsorted(self.grid, cohort.time[first], side="left")
+        cell = np.where(cohort.event[first], interval, self.intervals + interval)
         cell = np.where(interval >= self.intervals, 2 * self.intervals, cell)
         total = np.bincount(cell, minlength=self.size(state)).astype(np.float64)
         sensitivity = 1.0 if self.private else None

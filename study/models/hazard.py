@@ -16,7 +16,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from ...privacy.clipping import clip_factors
+from ...privacy.clipping import clip_factors, clipped_sum
 from ..analysis import Vector
 from ..cohort import Cohort, Task
 from ..model import Model, Prediction, sigmoid
@@ -128,8 +128,8 @@ class Hazard(Model):
     def clipped_gradient(self, theta: Vector, cohort: Cohort, clip_norm: float) -> Vector:
         """See `Model.clipped_gradient`.
 
-        One row is one patient (survival cohorts have no other), so that the norm has a closed
-        form: |g_i|^2 = sum_k r_ik^2 + |x_i|^2 (sum_k r_ik)^2.
+        Where a row is a patient, the norm has a closed form:
+        |g_i|^2 = sum_k r_ik^2 + |x_i|^2 (sum_k r_ik)^2. Otherwise rows are summed first.
         """
         features, _, residuals = self._parts(theta, cohort)
         finite = np.asarray(
@@ -138,6 +138,9 @@ class Hazard(Model):
         features = np.where(finite[:, None], features, 0.0)
         residuals = np.where(finite[:, None], residuals, 0.0)
         sums = residuals.sum(axis=1)
+        if cohort.patients != cohort.rows:
+            rows = np.column_stack([residuals, features * sums[:, None]])
+            return clipped_sum(rows, cohort.patient_index(), clip_norm)
         norms = np.hypot(
             np.linalg.norm(residuals, axis=1), np.linalg.norm(features, axis=1) * np.abs(sums)
         )

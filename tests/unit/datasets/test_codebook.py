@@ -199,6 +199,7 @@ def test_a_draft_carries_no_number_no_rare_text_and_no_identifier(tmp_path: Path
             "creatinine": [f"{61 + n}.5" for n in range(40)],
             "ward": ["burns"] * 20 + ["icu"] * 18 + ["Q7rare"] * 2,
             "smoker": ["yes", "no"] * 20,
+            "surname": ["Q7smith"] * 40,
             "free text": [f"Q7note {n % 35}" for n in range(40)],
             "discharge_day": ["1", "2", "3", "4"] * 10,
         }

@@ -96,6 +96,7 @@ def test_a_risk_table_that_breaks_a_rule_is_refused(
 
 SURVIVAL: list[tuple[str, Spoil]] = [
     ("negative_time", put("days", f"-{NUMBER}")),
+    ("negative_time", put("days", "-0.5")),
     ("time_not_number", put("days", CANARY)),
     ("time_not_number", put("days", "inf")),
     ("event_not_binary", put("seen", CANARY)),
