@@ -1,0 +1,87 @@
+"""The round counter of a site: written and synced before a report leaves, never taken back.
+
+Epoch keys live in memory only, so a restarted or restored site has none and starts a new
+epoch; the counter sees to it that even a copied process cannot use a key twice.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Protocol
+
+from ..errors import ProtocolError
+
+__all__ = ["FileRoundStore", "MemoryRoundStore", "RoundStore"]
+
+
+class RoundStore(Protocol):
+    """Remembers which keys were used."""
+
+    def use(self, epoch: bytes, key: int) -> None:
+        """Mark a key as used, durably.
+
+        Raises:
+            ProtocolError: `r1_29_key_used`: it, or a later one, was used before.
+        """
+        ...
+
+
+class MemoryRoundStore:
+    """For simulation: dies with the process, as the keys do."""
+
+    def __init__(self) -> None:
+        self._last: dict[bytes, int] = {}
+
+    def use(self, epoch: bytes, key: int) -> None:
+        """See `RoundStore.use`."""
+        _refuse_reuse(self._last.get(epoch, -1), key)
+        self._last[epoch] = key
+
+
+class FileRoundStore:
+    """One small file, mode 0600, replaced atomically.
+
+    Args:
+        path: The file; made at the first use.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def use(self, epoch: bytes, key: int) -> None:
+        """See `RoundStore.use`."""
+        last = self._read()
+        _refuse_reuse(last.get(epoch.hex(), -1), key)
+        last[epoch.hex()] = key
+        temporary = self._path.with_name(f".{self._path.name}.tmp")
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        try:
+            os.write(handle, json.dumps(last, sort_keys=True).encode())
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+        temporary.replace(self._path)
+        folder = os.open(self._path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+    def _read(self) -> dict[str, int]:
+        if not self._path.exists():
+            return {}
+        try:
+            return {str(epoch): int(key) for epoch, key in json.loads(self._path.read_text()).items()}
+        except (ValueError, AttributeError) as error:
+            raise ProtocolError(
+                "store_broken",
+                "the round counter's file cannot be read",
+                hint="Start a new epoch with a new file; never restore this one from a backup.",
+            ) from error
+
+
+def _refuse_reuse(last: int, key: int) -> None:
+    if key <= last:
+        raise ProtocolError("r1_29_key_used", f"key {key} of this epoch was used before")
