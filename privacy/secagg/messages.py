@@ -335,9 +335,7 @@ class Unmask(Message):
             owner, flag = reader.u16(), reader.u8()
             if flag > 1:
                 raise ProtocolError("message_malformed", "a flag is 0 or 1")
-            shares.append(
-                ShareOf(owner=owner, survived=bool(flag), value=reader.raw(SHARE_BYTES))
-            )
+            shares.append(ShareOf(owner=owner, survived=bool(flag), value=reader.raw(SHARE_BYTES)))
         return cls(sender=sender, plan=plan, shares=tuple(shares))
 
 

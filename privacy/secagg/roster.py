@@ -123,9 +123,7 @@ class Roster:
         suite_of(suite)
         federation = _text(reader)
         version, colluders, count = reader.u32(), reader.u16(), reader.u16()
-        members = tuple(
-            Member(name=_text(reader), public=reader.raw(32)) for _ in range(count)
-        )
+        members = tuple(Member(name=_text(reader), public=reader.raw(32)) for _ in range(count))
         coordinator, previous = reader.raw(32), reader.raw(32)
         days = reader.raw(10), reader.raw(10)
         reader.end()

@@ -89,7 +89,9 @@ def _interpolated(values: Mapping[int, int], chosen: Sequence[int], at: int) -> 
     """Return the value at `at` of the polynomial through the chosen points."""
     if at in chosen:
         return values[at]
-    return sum(values[x] * w for x, w in zip(chosen, _weights(tuple(chosen), at), strict=True)) % PRIME
+    return (
+        sum(values[x] * w for x, w in zip(chosen, _weights(tuple(chosen), at), strict=True)) % PRIME
+    )
 
 
 _cache: dict[tuple[tuple[int, ...], int], tuple[int, ...]] = {}

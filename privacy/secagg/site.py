@@ -197,9 +197,7 @@ class SiteSession:
         epoch.accepted = accepted
         _wipe(epoch.channel)
         _wipe(epoch.kem)
-        message = Acknowledge(
-            sender=self.position, transcript=epoch.transcript, accepted=accepted
-        )
+        message = Acknowledge(sender=self.position, transcript=epoch.transcript, accepted=accepted)
         return message.signed(self._suite, self._identity).to_bytes(self._suite)
 
     # ---- rounds ------------------------------------------------------------------------
@@ -467,6 +465,8 @@ def _check_expected(asked: RoundPlan, expected: ExpectedRound) -> None:
     for code, holds in same.items():
         if not holds:
             raise ProtocolError(code, "the round plan is not what the approved plan implies")
+    if len(asked.participants) * asked.limit > 2 ** (asked.word_bits - 1) - 1:  # 18
+        raise ProtocolError("r0_18_overflow", "so many sites' bounds do not fit the word")
     if 2 * asked.threshold <= len(asked.participants) + asked.colluders:
         raise ProtocolError("r0_17_colluders", "the threshold cannot stand so many colluders")
 

@@ -73,7 +73,9 @@ class FileRoundStore:
         if not self._path.exists():
             return {}
         try:
-            return {str(epoch): int(key) for epoch, key in json.loads(self._path.read_text()).items()}
+            return {
+                str(epoch): int(key) for epoch, key in json.loads(self._path.read_text()).items()
+            }
         except (ValueError, AttributeError) as error:
             raise ProtocolError(
                 "store_broken",

@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 
 from ..errors import ProtocolError
 
-__all__ = ["INTL", "BLOCK_BYTES", "Suite", "suite_of"]
+__all__ = ["BLOCK_BYTES", "INTL", "Suite", "suite_of"]
 
 BLOCK_BYTES = 256 * 1024  # of the accumulator: it and one keystream block stay in the L2 cache
 _ZEROS = bytes(BLOCK_BYTES)
