@@ -6,6 +6,7 @@ import datetime as dt
 import json
 import os
 import platform
+import re
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -94,5 +95,7 @@ def write_json(name: str, document: Mapping[str, Any]) -> Path:
     RESULTS.mkdir(exist_ok=True)
     target = RESULTS / f"{name}.json"
     text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)
+    # Innermost lists and mappings go on one line each: a file that a diff can show.
+    text = re.sub(r"[\[{][^\[\]{}]*[\]}]", lambda found: " ".join(found[0].split()), text)
     target.write_text(text + "\n", encoding="utf-8")
     return target

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
@@ -118,6 +119,33 @@ def _check_features(
             )
 
 
+def _given(frame: pd.DataFrame, options: LoadOptions) -> dict[str, Any]:
+    """Return the columns named for a part, each in the table and named once."""
+    parts = ("site", "patient", "outcome", "time", "event")
+    given = {part: getattr(options, part) for part in parts}
+    for part, name in given.items():
+        _require(frame, [name] if name is not None else [], f"data.{part}")
+    named = [name for name in given.values() if name is not None]
+    repeated = sorted({name for name in named if named.count(name) > 1})
+    if repeated:
+        raise DataError(
+            "one_column_two_parts",
+            f"{repeated[0]} is named for two of {', '.join('data.' + part for part in parts)}",
+            hint="Name a column of its own for each.",
+        )
+    return given
+
+
+def _check_told(columns: list[str], told: set[str | None]) -> None:
+    if told & set(columns):
+        name = sorted(told & set(columns), key=str)[0]
+        raise DataError(
+            "outcome_feature",
+            f"{name} tells the outcome and cannot be a feature",
+            hint=f"Leave it out: data.exclude=[{name}].",
+        )
+
+
 def find_roles(
     frame: pd.DataFrame,
     options: LoadOptions,
@@ -144,32 +172,15 @@ def find_roles(
             "no column is named that tells the hospital",
             hint=f"Give data.site=COLUMN; the table has {', '.join(map(str, frame.columns))}.",
         )
-    parts = ("site", "patient", "outcome", "time", "event")
-    given = {part: getattr(options, part) for part in parts}
-    for part, name in given.items():
-        _require(frame, [name] if name is not None else [], f"data.{part}")
+    given = _given(frame, options)
     named = [name for name in given.values() if name is not None]
-    repeated = sorted({name for name in named if named.count(name) > 1})
-    if repeated:
-        raise DataError(
-            "one_column_two_parts",
-            f"{repeated[0]} is named for two of {', '.join('data.' + part for part in parts)}",
-            hint="Name a column of its own for each.",
-        )
     _require(frame, options.exclude, "data.exclude")
     warnings: list[DataWarning] = []
     if options.features is None:
         columns, warnings = _default_columns(frame, options, codebook, set(named))
     else:
         columns = [name for name in dict.fromkeys(options.features) if name not in options.exclude]
-    told = {options.outcome, options.time, options.event, *outcome_columns}
-    if told & set(columns):
-        name = sorted(told & set(columns), key=str)[0]
-        raise DataError(
-            "outcome_feature",
-            f"{name} tells the outcome and cannot be a feature",
-            hint=f"Leave it out: data.exclude=[{name}].",
-        )
+    _check_told(columns, {options.outcome, options.time, options.event, *outcome_columns})
     if not columns:
         raise DataError(
             "no_features",

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ..privacy.errors import DataError
 from ..study.cohort import Cohort, Schema
 from .codebook import Codebook, encode_columns, read_codebook
-from .columns import Encoded, canonical
+from .columns import canonical
 from .extract import DataWarning, Extract, LoadOptions, Source
 from .groups import find_groups
 from .inference import infer_codebook
@@ -90,35 +90,16 @@ def build_extract(
         outcome_columns: Further columns that tell the outcome.
     """
     roles, warnings = find_roles(frame, options, codebook, outcome_columns=outcome_columns)
-    if roles.task == "survival" and codebook is not None and codebook.horizon_days is None:
-        raise DataError(
-            "codebook_incomplete",
-            "the codebook states no horizon_days, which a survival outcome needs",
-            hint="Add the public end of the time axis, such as horizon_days: 1825.",
-        )
-    found = [*notes, *warnings]
+    found = [*notes, *warnings, *_codebook_notes(codebook, roles)]
     rows = _read_rows(frame, roles, options, found)
     external = _test_sites(rows.site, options.test_sites)
     _check_classes(rows, external, roles)
-    if codebook is None:
-        text = (
-            "no codebook: ranges were taken from the records, so arms with differential "
-            "privacy are refused; give data.codebook=FILE (see `fedcohort data codebook`)"
-        )
-        found.append(DataWarning(code="no_codebook", text=text))
     used = codebook if codebook is not None else infer_codebook(rows.frame, roles.columns)
     schema = _schema(rows, roles, options, used, name=name, public=codebook is not None)
-    encoded = encode_columns(rows.frame, used, roles.columns)
-    checked = Checked(
-        here={site: rows.site == site for site in sorted(set(rows.site))},
-        patient=rows.patient,
-        outcome=rows.outcome,
-        columns=[used.by_name[column] for column in roles.columns],
-        encoded=encoded,
-    )
+    checked = _checked(rows, roles, used)
     found += find_thin_sites(checked, survival=roles.task == "survival")
     found += find_leaks(checked)
-    cohorts = _cohorts(rows, schema, encoded, find_groups(rows.frame, codebook))
+    cohorts = _cohorts(rows, schema, checked, find_groups(rows.frame, codebook))
     return Extract(
         cohorts=tuple(cohort for cohort in cohorts if cohort.site not in external),
         external=tuple(cohort for cohort in cohorts if cohort.site in external),
@@ -128,9 +109,35 @@ def build_extract(
         codebook=used,
         source=source,
         missing={
-            site: {column: int(part.missing[here].sum()) for column, part in encoded.items()}
+            site: {name: int(part.missing[here].sum()) for name, part in checked.encoded.items()}
             for site, here in checked.here.items()
         },
+    )
+
+
+def _codebook_notes(codebook: Codebook | None, roles: Roles) -> list[DataWarning]:
+    if codebook is None:
+        text = (
+            "no codebook: ranges were taken from the records, so arms with differential "
+            "privacy are refused; give data.codebook=FILE (see `fedcohort data codebook`)"
+        )
+        return [DataWarning(code="no_codebook", text=text)]
+    if roles.task == "survival" and codebook.horizon_days is None:
+        raise DataError(
+            "codebook_incomplete",
+            "the codebook states no horizon_days, which a survival outcome needs",
+            hint="Add the public end of the time axis, such as horizon_days: 1825.",
+        )
+    return []
+
+
+def _checked(rows: _Rows, roles: Roles, codebook: Codebook) -> Checked:
+    return Checked(
+        here={site: rows.site == site for site in sorted(set(rows.site))},
+        patient=rows.patient,
+        outcome=rows.outcome,
+        columns=[codebook.by_name[column] for column in roles.columns],
+        encoded=encode_columns(rows.frame, codebook, roles.columns),
     )
 
 
@@ -264,18 +271,19 @@ def _schema(
 def _cohorts(
     rows: _Rows,
     schema: Schema,
-    encoded: dict[str, Encoded],
+    checked: Checked,
     groups: dict[str, NDArray[np.str_]],
 ) -> list[Cohort]:
-    features = np.column_stack([part.values for part in encoded.values()]).astype(np.float32)
+    features = np.column_stack([part.values for part in checked.encoded.values()]).astype(
+        np.float32
+    )
     cohorts = []
-    for site in sorted(set(rows.site)):
-        here = rows.site == site
+    for site, here in checked.here.items():
         time = rows.outcome.time
         flag = rows.outcome.flag[here]
         cohorts.append(
             Cohort(
-                site=str(site),
+                site=site,
                 schema=schema,
                 features=features[here],
                 patient=rows.patient[here],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 
@@ -18,6 +19,7 @@ _SWITCHES = {
 def main() -> None:
     """Dispatch; Flower reads its switches at import, so they are set before anything else."""
     os.environ.update(_SWITCHES)
+    _log_where_asked()
     arguments = sys.argv[1:]
     if arguments[:1] == ["run"]:
         from .launch import main as run
@@ -27,6 +29,16 @@ def main() -> None:
     from .commands import main as rest
 
     rest()
+
+
+def _log_where_asked() -> None:
+    """Keep the simulated hospitals' own logs off the screen, unless FEDCOHORT_LOG=LEVEL."""
+    level = os.environ.get("FEDCOHORT_LOG", "").upper()
+    if level in logging.getLevelNamesMapping():
+        logging.basicConfig(stream=sys.stderr)
+        logging.getLogger("fedcohort").setLevel(level)
+    else:
+        logging.getLogger("fedcohort").addHandler(logging.NullHandler())
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from ..datasets import (
     load_table,
 )
 from ..privacy.errors import ConfigError, FedCohortError
-from .launch import refuse
+from .launch import file_refusal, refuse
 
 __all__ = ["app", "main"]
 
@@ -55,6 +55,8 @@ def main() -> None:
         app()
     except FedCohortError as error:
         sys.exit(refuse(error, _console))
+    except OSError as error:
+        sys.exit(refuse(file_refusal(error), _console))
 
 
 def _print(document: Any) -> None:
@@ -200,10 +202,14 @@ def predict(
     """Write a risk per patient, locally, with a model that `fedcohort run` saved."""
     from .predict import predict as write_predictions
 
-    keys = _pairs(options, {"model", "data.path", "data.patient", "out", "schema_sha256"})
+    keys = _pairs(options, {"model", "data.path", "data.patient", "out"})
     for needed in ("model", "data.path"):
         if needed not in keys:
-            raise ConfigError("missing_key", f"predict needs {needed}=FILE")
+            raise ConfigError(
+                "missing_key",
+                f"predict needs {needed}=FILE",
+                hint="fedcohort predict model=RUN/models/federated.safetensors data.path=t.csv",
+            )
     answer = write_predictions(
         Path(keys["model"]),
         Path(keys["data.path"]),
@@ -230,8 +236,16 @@ def report(
 
 def _extract(name: str, options: list[str] | None) -> Extract:
     asked = _load_options(options or [])
-    known = {entry.name for entry in list_catalogue()}
-    return load_catalogue(name, asked) if name in known else load_table(Path(name), asked)
+    known = [entry.name for entry in list_catalogue()]
+    if name in known:
+        return load_catalogue(name, asked)
+    if not Path(name).suffix:
+        raise ConfigError(
+            "unknown_data",
+            f"there is no data set {name!r} in the catalogue",
+            hint=f"It has {', '.join(known)}; or name a CSV or Parquet file.",
+        )
+    return load_table(Path(name), asked)
 
 
 def _pairs(options: list[str], known: set[str]) -> dict[str, str]:
@@ -271,7 +285,7 @@ def _show(description: Description) -> None:
         table.add_column(head)
     for site in description.sites:
         worst = sorted(site.missing.items(), key=lambda item: -item[1])[:3]
-        gaps = ", ".join(f"{column} {share:.0%}" for column, share in worst if share > 0)
+        gaps = ", ".join(f"{column} {share:.0%}" for column, share in worst if share >= 0.005)
         name = f"{site.site} (external)" if site.external else site.site
         table.add_row(name, str(site.rows), str(site.patients), str(site.events), gaps or "-")
     _console.print(table)

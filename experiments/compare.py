@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -174,11 +174,9 @@ def _verdicts(
     joined = next((arm for arm in ("personalised", "federated") if arm in arms), None)
     if joined is None:
         return ()
-    chosen = {
-        (row.arm, row.epsilon, row.site, row.repeat): row.value
-        for row in rows
-        if row.metric == primary and row.arm in ("local", joined)
-    }
+    scored = [row for row in rows if row.metric == primary and row.arm in ("local", joined)]
+    chosen = {(row.arm, row.epsilon, row.site, row.repeat): row.value for row in scored}
+    reasons = {row.site: row.reason for row in scored if row.value is None}
     epsilons = sorted(
         {epsilon for arm, epsilon, _, _ in chosen if arm == joined},
         key=lambda epsilon: math.inf if epsilon is None else epsilon,
@@ -194,7 +192,10 @@ def _verdicts(
                 )
                 for repeat in range(planner.settings.repeats)
             ]
-            found.append(_verdict(site, joined, epsilon, primary, differences, sizes[site]))
+            one = _verdict(site, joined, epsilon, primary, differences, sizes[site])
+            if one.repeats == 0:  # more repeats would not help
+                one = replace(one, reason=reasons.get(site, one.reason))
+            found.append(one)
     return tuple(found)
 
 

@@ -21,7 +21,7 @@ from .metrics import Measured, risk_metrics
 from .results import ALL, MEAN_OF_SITES, Row
 from .survival_metrics import survival_metrics
 
-__all__ = ["PRIMARY", "Scored", "score"]
+__all__ = ["PRIMARY", "Scored", "resampled", "score"]
 
 PRIMARY = {"risk": "auroc", "survival": "c_index"}
 _POINTS = 28  # of the common time grid: quarters of a year up to seven years
@@ -126,13 +126,13 @@ def _metrics(test: Cohort, prediction: Prediction, train: Cohort) -> Mapping[str
         test.time,
         test.event,
         prediction.risk,
-        _resampled(prediction.survival, prediction.grid_days, grid),
+        resampled(prediction.survival, prediction.grid_days, grid),
         grid,
         patients=test.patients,
     )
 
 
-def _resampled(survival: Vector, days: Vector, grid: Vector) -> Vector:
+def resampled(survival: Vector, days: Vector, grid: Vector) -> Vector:
     """Survival [n, k] at `days` read off at `grid`: the hazard is constant in between."""
     hazard = -np.log(np.clip(survival, 1e-12, 1.0))
     hazard = np.column_stack([np.zeros(survival.shape[0]), hazard])

@@ -152,8 +152,10 @@ class Planner:
         if survivors <= colluders:
             raise ConfigError(
                 "too_few_sites",
-                f"noise in the sum of {len(self.sites)} sites cannot stand {colluders} colluders",
-                hint="Use dp_each, more sites, or secagg.colluders=0 (and say why you may).",
+                f"{arm}: noise in the sum of {survivors} of {len(self.sites)} sites does not stand "
+                f"{colluders} colluders among them",
+                hint="Raise secagg.min_survivors, use dp_each, or set secagg.colluders=0 (and "
+                "say why you may).",
             )
         return PrivacyTerms(
             epsilon=epsilon,

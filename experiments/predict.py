@@ -10,17 +10,22 @@ import numpy as np
 
 from ..datasets import Codebook, encode_table
 from ..privacy.errors import ConfigError, DataError
+from ..study.analysis import Vector
 from ..study.cohort import Cohort, Schema
+from ..study.model import Prediction
 from ..study.plan import model_of
-from .models import load_model
+from .models import SavedModel, load_model
 
 __all__ = ["predict"]
+
+_NEEDED = {"codebook", "model", "outcome", "schema_document", "task"}  # beside every card's fields
+_FETCH_AGAIN = "Fetch the model and its card again from whoever made the run."
 
 
 def predict(
     model: Path, table: Path, *, patient: str | None = None, out: Path | None = None
 ) -> dict[str, Any]:
-    """Write `patient,risk` (for survival models also the chance of no event by year).
+    """Write `patient,risk` (of the event; for survival models by the horizon, and by year).
 
     Args:
         model: A `.safetensors` file beside its card.
@@ -36,27 +41,32 @@ def predict(
             one the model was trained with, or the table lacks a column.
         ConfigError: `out_exists`.
     """
-    saved = load_model(model)
+    try:
+        saved = load_model(model)
+    except DataError as error:
+        error.hint = error.hint or _FETCH_AGAIN
+        raise
     card = saved.card
+    absent = sorted(_NEEDED - set(card))
+    if absent:
+        raise _unfit(f"the card lacks {', '.join(absent)}")
     codebook = Codebook.from_document(card["codebook"])
     if codebook.sha256 != card["codebook_sha256"]:
         raise DataError(
             "schema_mismatch",
             "the card's codebook is not the one its hash names",
-            hint="Fetch the model again from whoever made the run.",
+            hint=_FETCH_AGAIN,
         )
     matrix, ids = encode_table(table, codebook, card["features"], patient=patient)
     schema = _schema(card)
     cohort = _unlabelled(schema, matrix)
-    prediction = model_of(card["model"]).predict(saved.arrays["theta"], cohort)
+    prediction = _predicted(saved, cohort)
     target = out or table.with_name(f"{table.name}.predictions.csv")
     if target.exists():
         raise ConfigError("out_exists", f"{target} exists", hint="Name another file with out=.")
     columns: dict[str, np.ndarray] = {"risk": prediction.risk}
     if prediction.survival is not None and prediction.grid_days is not None:
-        for year in range(1, int(prediction.grid_days[-1] // 365) + 1):
-            at = int(np.searchsorted(prediction.grid_days, 365 * year, side="right")) - 1
-            columns[f"survival_{year}y"] = prediction.survival[:, at]
+        columns |= _by_year(prediction.survival, prediction.grid_days)
     with target.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["patient", *columns])
@@ -65,23 +75,50 @@ def predict(
     return {"out": str(target), "rows": len(ids), "schema_sha256": schema.sha256}
 
 
+def _by_year(survival: Vector, days: Vector) -> dict[str, np.ndarray]:
+    """Return the risk by the horizon and the chance of no event by each year's end."""
+    from .evaluate import resampled  # with Flower behind it, which a risk model can spare
+
+    years = range(1, int(days[-1] // 365) + 1)
+    by_year = resampled(survival, days, np.array([365.0 * year for year in years]))
+    columns = {f"survival_{year}y": by_year[:, place] for place, year in enumerate(years)}
+    # Not the model's own score, which orders patients and is no probability.
+    return {"risk": 1.0 - survival[:, -1], **columns}
+
+
+def _predicted(saved: SavedModel, cohort: Cohort) -> Prediction:
+    """Apply a model as read: its card may have been written by anybody."""
+    try:
+        with np.errstate(all="ignore"):
+            found = model_of(saved.card["model"]).predict(saved.arrays["theta"], cohort)
+    except (KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
+        raise _unfit("the card's model and the tensors do not fit each other") from error
+    if found.risk.shape != (cohort.rows,) or not np.isfinite(found.risk).all():
+        raise _unfit("the model gives no finite risk for each row")
+    return found
+
+
+def _unfit(text: str) -> DataError:
+    return DataError("model_card_invalid", text, hint=_FETCH_AGAIN)
+
+
 def _schema(card: Any) -> Schema:
     """Return the card's schema, refused unless it has the hash that the model was trained under."""
-    schema = Schema(
-        name=card["schema_document"]["name"],
-        task=card["task"],
-        features=tuple(card["features"]),
-        bound=card["schema_document"]["bound"],
-        outcome=card["outcome"],
-        codebook_sha256=card["codebook_sha256"],
-        public=card["schema_document"]["public"],
-        horizon_days=card["schema_document"]["horizon_days"],
-    )
+    try:
+        schema = Schema(
+            **card["schema_document"],
+            task=card["task"],
+            features=tuple(card["features"]),
+            outcome=card["outcome"],
+            codebook_sha256=card["codebook_sha256"],
+        )
+    except TypeError as error:
+        raise _unfit("the card's schema cannot be read") from error
     if schema.sha256 != card["schema_sha256"]:
         raise DataError(
             "schema_mismatch",
             "the card's features, codebook and bounds do not have the hash it states",
-            hint="Fetch the model again from whoever made the run.",
+            hint=_FETCH_AGAIN,
         )
     return schema
 

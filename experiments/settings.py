@@ -102,6 +102,9 @@ class Settings:
         _between("seed", config.seed, 0, 2**63 - 1)
         _between("secagg.max_patients_per_site", config.secagg.max_patients_per_site, 1, 2**40)
         _between("runtime.attempts", config.runtime.attempts, 1, 100)
+        _positive("runtime.timeout_s", config.runtime.timeout_s, "Use 60.")
+        if config.out is not None and not config.out.strip():
+            raise _refused("out", "it names no folder", "Give out=FOLDER, or leave it out.")
         if not 0.05 <= config.test_fraction <= 0.95:
             raise _refused("test_fraction", "it must lie in [0.05, 0.95]", "Use 0.3.")
         private = any(arm in DP_ARMS for arm in arms)
@@ -148,7 +151,7 @@ def _options(data: DictConfig) -> LoadOptions:
         raise _refused(
             "data.path",
             "data=table reads the file named by data.path, and nothing else does",
-            "Give data=table data.path=FILE.csv, or neither.",
+            "Give data=table data.path=FILE.csv, or a study such as study=heart-disease.",
         )
     features = values.pop("features")
     codebook = values.pop("codebook")
@@ -164,16 +167,20 @@ def _options(data: DictConfig) -> LoadOptions:
 def _model(config: DictConfig) -> ModelSettings:
     model = config.model
     if config.algorithm not in ALGORITHMS:
-        raise _refused("algorithm", f"there is no {config.algorithm!r}", f"{ALGORITHMS}")
+        choices = f"Choose from: {', '.join(ALGORITHMS)}."
+        raise _refused("algorithm", f"there is no {config.algorithm!r}", choices)
     for key in ("l2", "personal_l2"):
         if not (math.isfinite(model[key]) and model[key] >= 0):
             raise _refused(f"model.{key}", "it must be finite and >= 0", "Use 1.0.")
+    _check_sizes(model)
     convex = model.name in CONVEX
     algorithm = config.algorithm
     if algorithm == "auto":
         algorithm = "newton" if convex else "fedavg"
     if algorithm == "newton" and not convex:
-        raise _refused("algorithm", f"newton needs a convex model, {model.name} is none", "fedavg")
+        raise _refused(
+            "algorithm", f"newton needs a convex model, {model.name} is none", "Use fedavg."
+        )
     return ModelSettings(
         name=model.name,
         l2=model.l2,
@@ -185,6 +192,25 @@ def _model(config: DictConfig) -> ModelSettings:
         fedavg=OmegaConf.to_object(model.fedavg),  # type: ignore[arg-type]
         private=None if model.private is None else OmegaConf.to_object(model.private),  # type: ignore[arg-type]
     )
+
+
+def _check_sizes(model: DictConfig) -> None:
+    """Refuse counts below one and rates that are no positive number."""
+    for units in model.hidden or ():
+        _between("model.hidden", units, 1, 10_000)
+    if model.intervals is not None:
+        _between("model.intervals", model.intervals, 1, 1000)
+    _between("model.seed", model.seed, 0, 2**63 - 1)
+    for name in ("fedavg", "private"):
+        for key, value in (model[name] or {}).items():
+            where = f"model.{name}.{key}"
+            if key == "l2":
+                if not (math.isfinite(value) and value >= 0):
+                    raise _refused(where, "it must be finite and >= 0", "Use 1.0.")
+            elif isinstance(value, int):
+                _between(where, value, 1, 10_000)
+            else:
+                _positive(where, value, "Use 1.0.")
 
 
 def _privacy(config: DictConfig) -> PrivacySettings:
@@ -212,8 +238,9 @@ def _privacy(config: DictConfig) -> PrivacySettings:
                 f"{epsilon:g} is above {_LARGEST_EPSILON:g}, where noise falls below the grid",
                 "Use 1, 3 or 8; leave the dp_* arms out for no noise.",
             )
-    if not epsilons or len(set(epsilons)) != len(epsilons):
-        raise _refused("privacy.epsilon", "it needs distinct numbers", "Use [1,3,8].")
+    # Names of arms and files show six digits.
+    if not epsilons or len({f"{epsilon:g}" for epsilon in epsilons}) != len(epsilons):
+        raise _refused("privacy.epsilon", "it needs one number or distinct ones", "Use [1,3,8].")
     delta = config.privacy.delta
     if not 0 < delta < 1:
         raise _refused("privacy.delta", f"it must lie in (0, 1), got {delta}", "Use 1e-5.")
@@ -228,8 +255,8 @@ def _privacy(config: DictConfig) -> PrivacySettings:
     )
 
 
-def _positive(key: str, value: object) -> float:
+def _positive(key: str, value: object, remedy: str = "Use 3 or [1,3,8].") -> float:
     number = value if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
     if not (math.isfinite(number) and number > 0):
-        raise _refused(key, f"it must be a number > 0, got {value!r}", "Use 3 or [1,3,8].")
+        raise _refused(key, f"it must be a number > 0, got {value!r}", remedy)
     return float(number)

@@ -146,9 +146,11 @@ def _terms(epsilon: float | None, delta: float | None, sites: int) -> PrivacyTer
             hint="Give --delta 1e-5 (below 1 / patients).",
         )
     if not (np.isfinite(epsilon) and epsilon > 0 and 0 < delta < 1):
-        raise ConfigError("privacy_range", "epsilon must be > 0 and delta in (0, 1)")
-    if sites < 2:
-        raise ConfigError("too_few_sites", "noise shares need two sites or more")
+        raise ConfigError(
+            "privacy_range",
+            f"epsilon must be > 0 and delta in (0, 1), got {epsilon:g} and {delta:g}",
+            hint="Give --epsilon 1 --delta 1e-5 (delta below 1 / patients).",
+        )
     return PrivacyTerms(
         epsilon=epsilon,
         delta=delta,
@@ -157,7 +159,7 @@ def _terms(epsilon: float | None, delta: float | None, sites: int) -> PrivacyTer
         clip=1.0,
         sharing="sum",
         min_survivors=sites,
-        colluders=1,
+        colluders=min(1, sites - 1),  # a single site has no other to fear
         bound=BOUND,
     )
 

@@ -57,7 +57,7 @@ def propose(grid: Grid, nodes: Mapping[str, int], plan: Plan, patience: Patience
 
     Raises:
         PolicyError: A site refused; its code is ours.
-        ProtocolError: `site_silent`: a site did not answer.
+        ProtocolError: `site_silent`: a site did not answer; `site_error`: it failed.
     """
     content = RecordDict({"plan": ConfigRecord({"json": plan.to_json()})})
     waiting = dict(nodes)
@@ -88,7 +88,8 @@ def collect_sum(
 
     Raises:
         PolicyError: A site refused.
-        ProtocolError: `too_few_sites`: fewer than the plan's minimum answered in time.
+        ProtocolError: `too_few_sites`: fewer than the plan's minimum answered in time;
+            `site_error`: a site failed.
     """
     content = RecordDict(
         {
@@ -142,6 +143,13 @@ def _vector(reply: RecordDict, size: int) -> NDArray[np.int64]:
 
 def _raise_refusal(refused: Mapping[str, str]) -> None:
     for site, code in sorted(refused.items()):
+        if code == "site_error":  # no rule said no: its software failed
+            raise ProtocolError(
+                code,
+                f"the analysis failed at the site {site}; its reason stays there",
+                hint="Its data team finds the reason in the node's own log (in a simulation: "
+                "run again with FEDCOHORT_LOG=WARNING).",
+            )
         raise PolicyError(
             code,
             f"the site {site} refused: {code}",

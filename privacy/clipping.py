@@ -68,7 +68,8 @@ def clipped_sum(rows: Vector, patient_index: NDArray[np.int64], clip_norm: float
     >>> clipped_sum(np.array([[3.0, 4.0], [3.0, 4.0]]), np.array([0, 0]), 1.0)
     array([0.6, 0.8])
     """
-    per_patient = sum_by_patient(rows, patient_index)
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is zeroed below
+        per_patient = sum_by_patient(rows, patient_index)
     if per_patient.shape[0] == 0:
         return np.zeros(rows.shape[1])
     finite: NDArray[np.bool_] = np.asarray(np.isfinite(per_patient).all(axis=1))

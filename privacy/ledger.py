@@ -7,6 +7,7 @@ the same `Ledger` protocol.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -53,10 +54,14 @@ class SimulationLedger:
     """A throw-away ledger for one plan at one simulated site.
 
     Args:
-        rho: The whole budget, in zCDP.
+        rho: The whole budget, in zCDP, finite and >= 0.
+
+    Raises:
+        ValueError: The budget is no such number; NaN would admit every charge.
     """
 
     def __init__(self, rho: float) -> None:
+        _check_rho(rho)
         self._budget = rho
         self._entries: list[Charge] = []
 
@@ -68,11 +73,20 @@ class SimulationLedger:
     @property
     def left(self) -> float:
         """What can still be paid, in zCDP, >= 0."""
-        return max(0.0, self._budget - sum(entry.rho for entry in self._entries))
+        return max(0.0, self._budget - self._spent)
+
+    @property
+    def _spent(self) -> float:
+        return math.fsum(entry.rho for entry in self._entries)
 
     def charge(self, charge: Charge) -> str:
-        """See `Ledger.charge`. A relative slack of 1e-9 absorbs float addition."""
-        if charge.rho > self.left + 1e-9 * self._budget:
+        """See `Ledger.charge`. A relative slack of 1e-9, once in all, absorbs float addition.
+
+        Raises:
+            ValueError: The cost is negative or not finite: it would pay out, or hide itself.
+        """
+        _check_rho(charge.rho)
+        if self._spent + charge.rho > self._budget * (1 + 1e-9):
             raise BudgetExceededError(
                 "budget_exceeded",
                 f"the release costs {charge.rho:.4g}, {self.left:.4g} is left (zCDP)",
@@ -80,3 +94,8 @@ class SimulationLedger:
             )
         self._entries.append(charge)
         return f"sim-{len(self._entries)}"
+
+
+def _check_rho(rho: float) -> None:
+    if not (math.isfinite(rho) and rho >= 0):
+        raise ValueError(f"rho must be finite and >= 0, got {rho}")

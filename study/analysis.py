@@ -39,6 +39,21 @@ class State:
     round: int
     arrays: Mapping[str, Vector]
 
+    def vector(self, name: str, size: int) -> Vector:
+        """Return an array of a known length: what a coordinator sends may be anything.
+
+        A shape that only some cohorts can be computed with would make the refusal speak of them.
+
+        Raises:
+            ProtocolError: `state_unreadable`: it is missing, or not float64 [size].
+        """
+        array = self.arrays.get(name)
+        if array is None or array.dtype != np.float64 or array.shape != (size,):
+            raise ProtocolError(
+                "state_unreadable", f"the round's state needs {name!r}, float64 [{size}]"
+            )
+        return array
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LocalNoise:

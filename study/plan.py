@@ -63,6 +63,10 @@ class PrivacyTerms:
             raise ConfigError("privacy_range", "epsilon, noise_multiplier and clip must be > 0")
         if not 0 < self.delta < 1:
             raise ConfigError("privacy_range", f"delta must lie in (0, 1), got {self.delta}")
+        if self.releases < 1 or not 0 <= self.colluders < self.min_survivors:
+            raise ConfigError(
+                "privacy_range", "releases must be >= 1, and colluders fewer than min_survivors"
+            )
         if self.unit != "patient" or self.relation != "add_or_remove_one":
             raise ConfigError("privacy_unit", "the unit is the patient, added or removed")
         if self.sharing not in ("sum", "each", "local"):
@@ -159,15 +163,20 @@ class Plan:
             document = json.loads(text)
             if not isinstance(document, dict) or document.pop("format", None) != PLAN_FORMAT:
                 raise _unreadable(f"it is not a {PLAN_FORMAT} document")
-            privacy = document.pop("privacy", None)
+            privacy, sites = document.pop("privacy"), document.pop("sites")
+            if not isinstance(sites, list) or not all(isinstance(site, str) for site in sites):
+                raise _unreadable("sites has the wrong type")
+            if not isinstance(privacy, dict | None):
+                raise _unreadable("privacy has the wrong type")
             terms = None if privacy is None else _typed(PrivacyTerms, privacy)
-            sites = tuple(document.pop("sites"))
-            plan: Plan = _typed(cls, {**document, "privacy": terms, "sites": sites})
+            plan: Plan = _typed(cls, {**document, "privacy": terms, "sites": tuple(sites)})
+            plan.to_json().encode()  # half of a surrogate pair is a text that has no hash
             return plan
-        except (json.JSONDecodeError, KeyError, TypeError, ConfigError) as error:
+        except _CANNOT_BE_READ as error:
             raise _unreadable(str(error)) from error
 
 
+_CANNOT_BE_READ = (ConfigError, ArithmeticError, KeyError, RecursionError, TypeError, ValueError)
 _JSON_TYPES: dict[str, tuple[type, ...]] = {
     "str": (str,),
     "int": (int,),
@@ -180,9 +189,9 @@ _JSON_TYPES: dict[str, tuple[type, ...]] = {
 def _typed(cls: type[Any], document: Mapping[str, Any]) -> Any:
     for field in dataclasses.fields(cls):
         allowed = _JSON_TYPES.get(str(field.type))
-        value = document.get(field.name)
+        value = document[field.name]  # written in every plan, whether or not it has a default
         wrong = allowed is not None and (not isinstance(value, allowed) or isinstance(value, bool))
-        if wrong and field.name in document:
+        if wrong:
             raise _unreadable(f"{field.name} has the wrong type")
     return cls(**document)
 
@@ -201,6 +210,8 @@ def model_of(parameters: Mapping[str, Any]) -> Model:
     Raises:
         ConfigError: See `registry.build`.
     """
+    if not isinstance(parameters, Mapping):
+        raise ConfigError("unknown_model", "a model is described by a mapping with its name")
     fields = {name: value for name, value in parameters.items() if name != "name"}
     fields = {n: tuple(v) if isinstance(v, list) else v for n, v in fields.items()}
     model: Model = build(models, "model", str(parameters.get("name")), fields)

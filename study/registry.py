@@ -36,7 +36,8 @@ def build(package: ModuleType, kind: str, name: str, fields: Mapping[str, Any]) 
 
     Raises:
         ConfigError: `unknown_<kind>` or `unknown_parameter`, naming what exists; or
-            `missing_extra`, when it needs a package that is not installed.
+            `bad_parameter`, one is missing or of another type; or `missing_extra`, when it
+            needs a package that is not installed.
     """
     offered = names(package)
     if name not in offered:
@@ -62,4 +63,9 @@ def build(package: ModuleType, kind: str, name: str, fields: Mapping[str, Any]) 
             f"the {kind} {name!r} has no parameter {unknown[0]!r}",
             hint=f"Its parameters are: {', '.join(sorted(known))}.",
         )
-    return factory(**fields)
+    try:
+        return factory(**fields)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ConfigError(
+            "bad_parameter", f"the {kind} {name!r} cannot be made of these parameters: {error}"
+        ) from error

@@ -59,7 +59,10 @@ class Encoding:
         """
         _check_positive(site_bound, sites)
         bits = min(_MAX_FRACTION_BITS, math.floor(math.log2(_HEADROOM / (sites * site_bound))))
-        limit = math.floor(math.ldexp(site_bound, bits))
+        # Rounded up: a coordinate at its bound, rounded to the grid, is still within the limit.
+        limit = math.ceil(math.ldexp(site_bound, bits))
+        if sites * limit > _HEADROOM:
+            bits, limit = bits - 1, math.ceil(math.ldexp(site_bound, bits - 1))
         return cls._checked(bits, limit, sites, noise_units=0.0)
 
     @classmethod
@@ -115,7 +118,8 @@ class Encoding:
                 "a coordinate of the site's sum is not finite",
                 hint="Check the cohort's encoding and the model's step size.",
             )
-        units = np.rint(values * self.scale)
+        with np.errstate(over="ignore"):  # an infinity is out of range
+            units = np.rint(values * self.scale)
         if units.size and float(np.abs(units).max()) > self.limit:
             raise PolicyError(
                 "out_of_range",

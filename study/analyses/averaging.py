@@ -87,9 +87,9 @@ class Averaging(Analysis):
             if self.clip is not None:
                 count = self._noisy(count, 1.0)
             return self._handed_over(count, cohort, releases=1)
-        theta = state.arrays["theta"]
+        theta = state.vector("theta", self.model.size)
         # Without privacy a site divides by its own count; with it, by the noisy mean count.
-        divisor = patients if self.clip is None else float(state.arrays["count"][0])
+        divisor = patients if self.clip is None else float(state.vector("count", 1)[0])
         for _ in range(self.local_steps):
             slope = self._slope(theta, cohort, state)
             theta = theta - self.learning_rate / max(divisor, 1.0) * slope
@@ -102,7 +102,7 @@ class Averaging(Analysis):
         # that the sites' objectives add up to the pooled objective.
         share = 1.0
         if self.clip is None:
-            share = cohort.patients / max(float(state.arrays["total"][0]), 1.0)
+            share = cohort.patients / max(float(state.vector("total", 1)[0]), 1.0)
         ridge = share * self.l2 * self.model.penalty() * (theta - self.model.initial())
         if self.clip is None:
             return self.model.gradient(theta, cohort) + ridge

@@ -75,7 +75,7 @@ class Gradient(Analysis):
 
     def contribution(self, cohort: Cohort, state: State) -> Contribution:
         """Site half: the scaled count, or the sum of (clipped) gradients at theta."""
-        theta = state.arrays["theta"]
+        theta = state.vector("theta", self.model.size)
         if state.round == 0:
             total = np.array([(self.clip or 1.0) * cohort.patients])
         elif self.clip is None:

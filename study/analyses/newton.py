@@ -67,7 +67,7 @@ class Newton(Analysis):
 
     def contribution(self, cohort: Cohort, state: State) -> Contribution:
         """Site half: this site's gradient and curvature at theta."""
-        theta = state.arrays["theta"]
+        theta = state.vector("theta", self.model.size)
         upper = np.triu_indices(self.model.size)
         total = np.append(
             self.model.gradient(theta, cohort), self.model.curvature(theta, cohort)[upper]

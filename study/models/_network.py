@@ -77,13 +77,14 @@ class Network:
         clip_norm: float,
     ) -> Vector:
         """Return the sum over patients of gradients clipped to an L2 norm, float64 [size]."""
+        module = self._loaded(theta)  # bad parameters fail without a patient, too
         if features.shape[0] == 0:
             return np.zeros(self.size)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns about hooks that Opacus needs
             from opacus.grad_sample import GradSampleModule
 
-            wrapped = GradSampleModule(self._loaded(theta), loss_reduction="sum")
+            wrapped = GradSampleModule(module, loss_reduction="sum")
             losses = _loss(wrapped, features, targets, at_risk)
             if losses.ndim != 1:
                 raise PolicyError("loss_shape", "a private loss must be one number per row")
@@ -111,7 +112,7 @@ def refuse_unknown_layers(module: nn.Module) -> None:
         PolicyError: `layer_not_allowed`.
     """
     for layer in module.modules():
-        if not isinstance(layer, _ALLOWED):
+        if type(layer) not in _ALLOWED:  # a subclass may compute anything
             raise PolicyError(
                 "layer_not_allowed",
                 f"the layer {type(layer).__name__} is not on the list of proven layers",

@@ -131,7 +131,8 @@ class Hazard(Model):
         Where a row is a patient, the norm has a closed form:
         |g_i|^2 = sum_k r_ik^2 + |x_i|^2 (sum_k r_ik)^2. Otherwise rows are summed first.
         """
-        features, _, residuals = self._parts(theta, cohort)
+        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is zeroed below
+            features, _, residuals = self._parts(theta, cohort)
         finite = np.asarray(
             np.isfinite(features).all(axis=1) & np.isfinite(residuals).all(axis=1), dtype=np.bool_
         )

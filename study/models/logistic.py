@@ -74,8 +74,9 @@ class Logistic(Model):
     def clipped_gradient(self, theta: Vector, cohort: Cohort, clip_norm: float) -> Vector:
         """See `Model.clipped_gradient`."""
         rows = design(cohort)
-        residuals = self._residuals(theta, rows, cohort)
-        return clipped_sum(residuals[:, None] * rows, cohort.patient_index(), clip_norm)
+        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is zeroed below
+            slopes = self._residuals(theta, rows, cohort)[:, None] * rows
+        return clipped_sum(slopes, cohort.patient_index(), clip_norm)
 
     def predict(self, theta: Vector, cohort: Cohort) -> Prediction:
         """See `Model.predict`."""
