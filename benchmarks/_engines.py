@@ -113,6 +113,8 @@ def study_rounds(sites: int, size: int, rounds: int) -> list[Moment]:
         max_patients_per_site=2**17,
         min_sites=sites,
         secagg="plain",
+        colluders=1,
+        roster="simulation",
         expires="2100-01-01",
     )
     ends: list[Moment] = []

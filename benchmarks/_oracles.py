@@ -67,6 +67,8 @@ def _federated(extract: Extract, model: str) -> NDArray[np.float64]:
         max_patients_per_site=2**17,
         min_sites=len(sites),
         secagg="plain",
+        colluders=1,
+        roster="simulation",
         expires=(dt.datetime.now(dt.UTC).date() + dt.timedelta(days=1)).isoformat(),
     )
     return federate(plan, extract.cohorts).result.arrays["theta"]

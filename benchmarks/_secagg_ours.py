@@ -8,7 +8,6 @@ exact one: what is timed is what works.
 from __future__ import annotations
 
 import copy
-import math
 import os
 import statistics
 import time
@@ -23,17 +22,22 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from numpy.typing import NDArray
 
 from fedcohort.privacy.secagg.coordinator import CoordinatorSession
-from fedcohort.privacy.secagg.encoding import Encoding
+from fedcohort.privacy.secagg.encoding import SHORT_WORD_FROM, Encoding
 from fedcohort.privacy.secagg.roster import Member, Roster
 from fedcohort.privacy.secagg.site import ExpectedRound, SiteSession
 from fedcohort.privacy.secagg.store import MemoryRoundStore
 from fedcohort.privacy.secagg.suite import BLOCK_BYTES, INTL
 
-__all__ = ["Federation", "encoding_for", "keystream_seconds", "mask_seconds", "word_bits"]
+__all__ = ["OPENING", "Federation", "encoding_for", "keystream_seconds", "mask_seconds", "word_bits"]
 
 Vector = NDArray[np.float64]
 
-_ENCODED_AT_ONCE = 8192  # coordinates: the encoder's temporaries stay in the L1 and L2 caches
+OPENING = (
+    "coordinator: check the commits",
+    "coordinator: check the answers",
+    "coordinator: unmask",
+)
+_ENCODED_AT_ONCE = 16384  # coordinates: the encoder's temporaries stay in the L2 cache
 
 
 class Clock:
@@ -56,15 +60,12 @@ class Clock:
 
 def word_bits(size: int) -> int:
     """Return the word of a vector's length."""
-    return 64 if size <= 100_000 else 32
+    return 64 if size <= SHORT_WORD_FROM else 32
 
 
 def encoding_for(size: int, sites: int) -> Encoding:
     """Return the finest grid on which the sum of vectors within [-1, 1] fits the word."""
-    if word_bits(size) == 64:
-        return Encoding.for_sum(site_bound=1.0, sites=sites)
-    bits = math.floor(math.log2((2**31 - 1) // sites))
-    return Encoding(fraction_bits=bits, limit=2**bits)
+    return Encoding.for_sum(site_bound=1.0, sites=sites, word_bits=word_bits(size))
 
 
 class Federation:
@@ -142,6 +143,7 @@ class Round:
         up_bytes: Largest number of bytes a site sent beside its vector.
         vector_bytes: Bytes of the masked vector.
         extra_bytes: Peak memory of one client's encoding and report beyond its vector.
+        coordinator_seconds: For each opening: (everything, unmasking alone).
     """
 
     def __init__(self, federation: Federation, values: Vector, *, lost: int, repeats: int) -> None:
@@ -149,6 +151,7 @@ class Round:
         self._encoding = encoding_for(values.size, federation.sites)
         self.clock = Clock()
         self.up_bytes = self.vector_bytes = self.extra_bytes = 0
+        self.coordinator_seconds: list[tuple[float, float]] = []
         coordinator = federation.coordinator
         expected = ExpectedRound(
             min_survivors=coordinator.threshold,
@@ -196,15 +199,22 @@ class Round:
         for site in left:
             with self.clock("R3 check, unmask"):
                 answers[site.position] = site.unmask(signed)
+        plan, _ = before._open()
         want = self._encoding.encode(self._values) * len(left)
         for _ in range(repeats):
             # One sum is opened once; a benchmark may open a copy of the session again.
             session = copy.copy(before)
             session._sum, session._commits = copy.copy(before._sum), {}
-            with self.clock("coordinator: open"):
+            with self.clock(OPENING[0]):
                 session.survivors()
                 session.commits(commits)
-                opened = session.open_sum(answers)
+            # `open_sum` is these two steps.
+            with self.clock(OPENING[1]):
+                checked = session._answers(plan, answers)
+            with self.clock(OPENING[2]):
+                opened = session._unmasked(checked)
+            parts = [self.clock.seconds[phase][-1] for phase in OPENING]
+            self.coordinator_seconds.append((sum(parts), parts[-1]))
             if not np.array_equal(opened.total, want):
                 raise RuntimeError("the opened sum is not the exact sum")
             del opened, session

@@ -100,7 +100,8 @@ class PrivacyConfig:
 class SecAggConfig:
     """How sums are made, and whom the noise must survive."""
 
-    mode: str = "plain"
+    mode: str = "masked"  # masked | plain
+    repeats: str = "first"  # first: mask the first repeat, the same integers unmasked after; or all
     colluders: int = 1  # sites assumed to pool what they see with the coordinator
     min_survivors: int | None = None  # null: all sites up to 6, else floor(2n/3) + 1
     max_patients_per_site: int = 2**17  # public bound that sizes the integer grid

@@ -43,6 +43,7 @@ class Fit:
         rounds: Sums opened; None for arms that pass no wire.
         bytes_up: Bytes of vectors that all sites sent.
         seconds: Wall-clock seconds of training.
+        dropped: Sites missing in at least one opened sum.
     """
 
     arm: str
@@ -54,6 +55,7 @@ class Fit:
     rounds: int | None = None
     bytes_up: int | None = None
     seconds: float
+    dropped: tuple[str, ...] = ()
 
     def theta(self, site: str) -> Vector | None:
         """Return the parameters that serve a site; None where the arm has none for it."""
@@ -150,7 +152,7 @@ class _Trainer:
             bytes_up, rounds = bytes_up + extra.bytes_up, rounds + extra.rounds
         algorithm = self._planner.settings.model.algorithm
         fit = self._fit("federated", algorithm, {None: theta}, started)
-        return replace(fit, plan=plan, rounds=rounds, bytes_up=bytes_up)
+        return replace(fit, plan=plan, rounds=rounds, bytes_up=bytes_up, dropped=outcome.dropped)
 
     def private(self, arm: str, epsilon: float) -> Fit:
         started = time.monotonic()
@@ -169,6 +171,7 @@ class _Trainer:
             plan=plan,
             rounds=outcome.rounds,
             bytes_up=outcome.bytes_up,
+            dropped=outcome.dropped,
         )
 
     def personalised(self, shared: Fit) -> Fit:

@@ -37,6 +37,7 @@ class Comparison:
         summary: Means and intervals.
         verdicts: One per hospital and kind of model.
         curves: For the picture.
+        dropped: Sites missing in at least one opened sum, of any repeat.
     """
 
     fits: tuple[Fit, ...]
@@ -44,6 +45,7 @@ class Comparison:
     summary: tuple[Summary, ...]
     verdicts: tuple[Verdict, ...]
     curves: tuple[Curve, ...]
+    dropped: tuple[str, ...]
 
 
 def compare(planner: Planner, extract: Extract, progress: Progress | None = None) -> Comparison:
@@ -76,7 +78,8 @@ def compare(planner: Planner, extract: Extract, progress: Progress | None = None
         def on_round(arm: str, done: int, repeat: int = repeat) -> None:
             tell(repeat, arm, done)
 
-        trained = train_arms(planner, [train for train, _ in splits], on_round)
+        current = replace(planner, masked=settings.secagg.masks(repeat))
+        trained = train_arms(current, [train for train, _ in splits], on_round)
         fits = fits or trained
         for fit in trained:
             scored = score(fit, model, splits, extract.external, repeat=repeat, delta=delta)
@@ -92,6 +95,7 @@ def compare(planner: Planner, extract: Extract, progress: Progress | None = None
         summary=_summaries(rows, costs, primary, sizes, delta),
         verdicts=_verdicts(rows, planner, primary, sizes),
         curves=keeper.curves(),
+        dropped=tuple(sorted({s for kept in costs.values() for fit in kept for s in fit.dropped})),
     )
 
 
@@ -159,7 +163,7 @@ def _summary(
         ci_high=None if interval is None else interval.high,
         repeats=len(known),
         rounds=max(rounds) if rounds else None,
-        bytes_up=round(float(np.mean(sent))) if sent else None,
+        bytes_up=sent[0] if sent else None,  # of the first repeat: later ones may go unmasked
         seconds=float(np.mean([fit.seconds for fit in fits])),
     )
 

@@ -6,8 +6,10 @@ the network is missing.
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Callable, Sequence
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from flwr.app import Context
 from flwr.serverapp import Grid
 
@@ -16,8 +18,13 @@ from ..fl_client.door import NoDisclosureRules, SiteTerms
 from ..fl_client.node import Node
 from ..fl_server.app import server_app
 from ..fl_server.coordinator import Outcome, run_plan
+from ..fl_server.masked import Masking
 from ..fl_server.rounds import Patience
 from ..privacy.ledger import SimulationLedger
+from ..privacy.secagg.roster import Member, Roster, SignedRoster
+from ..privacy.secagg.site import SiteSession
+from ..privacy.secagg.store import MemoryRoundStore
+from ..privacy.secagg.suite import INTL
 from ..study.cohort import Cohort
 from ..study.plan import Plan
 from .local_grid import FaultHook, InProcessGrid, run_in_process
@@ -25,13 +32,15 @@ from .local_grid import FaultHook, InProcessGrid, run_in_process
 __all__ = ["federate", "simulated_node"]
 
 
-def simulated_node(cohort: Cohort, plan: Plan) -> Node:
+def simulated_node(cohort: Cohort, plan: Plan, session: SiteSession | None = None) -> Node:
     """Return a node that approves exactly one plan, with a ledger that holds its price."""
     approved = plan.sha256
 
     def site_terms(asked: Plan) -> SiteTerms:
         budget = 0.0 if asked.privacy is None else asked.privacy.rho
-        return SiteTerms(ledger=SimulationLedger(budget), disclosure=NoDisclosureRules())
+        return SiteTerms(
+            ledger=SimulationLedger(budget), disclosure=NoDisclosureRules(), session=session
+        )
 
     return Node(
         site=cohort.site,
@@ -62,7 +71,10 @@ def federate(
         PolicyError: A site refused; nothing of it left.
         ProtocolError: Too few sites answered, or a message was not what it must be.
     """
-    nodes = {cohort.site: simulated_node(cohort, plan) for cohort in cohorts}
+    masking, sessions = _ceremony(plan) if plan.secagg == "masked" else (None, {})
+    nodes = {
+        cohort.site: simulated_node(cohort, plan, sessions.get(cohort.site)) for cohort in cohorts
+    }
 
     def node_of(context: Context) -> Node:
         return nodes[str(context.node_config["site"])]
@@ -71,7 +83,45 @@ def federate(
     outcomes: list[Outcome] = []
 
     def coordinate(flower: Grid, context: Context) -> None:
-        outcomes.append(run_plan(plan, flower, grid.nodes, patience=patience, on_round=on_round))
+        outcomes.append(
+            run_plan(
+                plan,
+                flower,
+                grid.nodes,
+                masking=masking,
+                patience=patience,
+                on_round=on_round,
+            )
+        )
 
     run_in_process(server_app(coordinate), grid, {"plan_sha256": plan.sha256})
     return outcomes[0]
+
+
+def _ceremony(plan: Plan) -> tuple[Masking, dict[str, SiteSession]]:
+    """Make throw-away identities and a roster that every simulated site signs and checks."""
+    identities = {site: Ed25519PrivateKey.generate() for site in plan.sites}
+    coordinator = Ed25519PrivateKey.generate()
+    today = dt.datetime.now(dt.UTC).date()
+    roster = Roster(
+        federation="simulation",
+        version=1,
+        suite=INTL.number,
+        members=tuple(
+            Member(name=site, public=identities[site].public_key().public_bytes_raw())
+            for site in plan.sites
+        ),
+        coordinator=coordinator.public_key().public_bytes_raw(),
+        colluders=plan.colluders,
+        valid_from=today.isoformat(),
+        valid_to=(today + dt.timedelta(days=1)).isoformat(),
+    )
+    signed = SignedRoster.sign(roster, identities)
+    sessions = {}
+    for site, identity in identities.items():
+        public = identity.public_key().public_bytes_raw()
+        signed.check(name=site, identity=public, today=today)
+        sessions[site] = SiteSession(
+            roster=roster, name=site, identity=identity, store=MemoryRoundStore()
+        )
+    return Masking(roster=roster, identity=coordinator), sessions

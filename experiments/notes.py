@@ -2,7 +2,7 @@
 
 from .results import Note
 
-__all__ = ["NOTES", "NOT_COVERED"]
+__all__ = ["NOTES", "NOT_COVERED", "PLAIN_SUMS", "masked_note"]
 
 NOTES = (
     Note(
@@ -14,13 +14,6 @@ NOTES = (
         code="pooled_simulation_only",
         en="The arm `pooled` needs every record in one place: it exists only in simulation.",
         zh="“pooled”(集中训练)需要把所有记录放在一处,仅存在于模拟中。",
-    ),
-    Note(
-        code="plain_sums",
-        en="Sums are not masked in this release: the coordinator sees each site's integers, "
-        "so the noise of dp_sum protects a patient from the coordinator only once they are.",
-        zh="本版本的求和未加掩码:协调方能看到各院的整数;在加掩码之前,dp_sum 的噪声不能"
-        "针对协调方保护患者。",
     ),
     Note(
         code="verdict_rate",
@@ -54,3 +47,28 @@ NOT_COVERED = (
         zh="每次重复都重新训练:ε 针对单个训练所得模型,而非全部重复之和。",
     ),
 )
+
+PLAIN_SUMS = Note(
+    code="plain_sums",
+    en="Sums were not masked in this run: the coordinator sees each site's integers, so the noise "
+    "of dp_sum protects a patient from whoever sees only the sums, not from the coordinator.",
+    zh="本次运行的求和未加掩码:协调方能看到各院的整数;dp_sum 的噪声只针对仅能看到总和的人,"
+    "不能针对协调方保护患者。",
+)
+
+
+def masked_note(repeats: str) -> Note:
+    """Return what was really masked in a run."""
+    if repeats == "all":
+        return Note(
+            code="masked_sums",
+            en="Every sum of every repeat was masked: the coordinator saw sums and nothing else.",
+            zh="每次重复的每个求和都加了掩码:协调方只看到总和。",
+        )
+    return Note(
+        code="masked_sums",
+        en="Every sum of the first repeat was masked; the other repeats added the same integers "
+        "without masks, to be quick. A deployed run masks every sum.",
+        zh="第一次重复的每个求和都加了掩码;其余重复为求快,对相同的整数不加掩码求和。"
+        "实际部署时每个求和都加掩码。",
+    )

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ..privacy.accounting import BOUND, calibrate
-from ..privacy.errors import ConfigError, PolicyError
+from ..privacy.errors import ConfigError, PolicyError, ProtocolError
+from ..privacy.secagg.roster import threshold_for
 from ..study.analyses.averaging import Averaging
 from ..study.analyses.gradient import Gradient
 from ..study.analyses.newton import Newton
@@ -38,12 +39,22 @@ class Planner:
         schema: The cohorts' schema.
         sites: The participants, sorted.
         today: When the plans are made; they expire a year later.
+        masked: Whether plans mask their sums; see `SecAggSettings.masks`.
     """
 
     settings: Settings
     schema: Schema
     sites: tuple[str, ...]
     today: dt.date
+    masked: bool
+
+    def __post_init__(self) -> None:
+        if not self.masked:
+            return
+        try:
+            threshold_for(len(self.sites), self._colluders())
+        except ProtocolError as error:
+            raise ConfigError(f"secagg_{error.code}", str(error), hint=error.hint) from error
 
     def model_parameters(self) -> dict[str, Any]:
         """Return the model as a plan names it.
@@ -147,7 +158,7 @@ class Planner:
         sharing: Literal["sum", "each", "local"] = SHARING[arm]  # type: ignore[assignment]
         # Noise that every site adds in full needs no other site's help against colluders.
         # No more sites can collude than there are others.
-        colluders = min(asked.colluders, len(self.sites) - 1) if sharing == "sum" else 0
+        colluders = self._colluders() if sharing == "sum" else 0
         survivors = self._min_survivors()
         if survivors <= colluders:
             raise ConfigError(
@@ -169,9 +180,13 @@ class Planner:
             bound=BOUND,
         )
 
+    def _colluders(self) -> int:
+        """Return c: no more sites can collude than there are others."""
+        return min(self.settings.secagg.colluders, len(self.sites) - 1)
+
     def _min_survivors(self) -> int:
         count = len(self.sites)
-        asked = None if self.settings.privacy is None else self.settings.privacy.min_survivors
+        asked = self.settings.secagg.min_survivors
         if asked is None:
             return count if count <= 6 else 2 * count // 3 + 1
         if not 1 <= asked <= count:
@@ -195,8 +210,10 @@ class Planner:
             privacy=privacy,
             max_rounds=_ROUNDS_LIMIT,
             max_patients_per_site=self.settings.max_patients_per_site,
-            min_sites=len(self.sites),
-            secagg="plain",
+            min_sites=self._min_survivors(),
+            secagg="masked" if self.masked else "plain",
+            colluders=self._colluders(),
+            roster="simulation",
             expires=self.today.replace(year=self.today.year + 1, day=1).isoformat(),
         )
 

@@ -33,6 +33,7 @@ __all__ = [
     "PrivacyFact",
     "Results",
     "Row",
+    "SecAggInfo",
     "SiteInfo",
     "Summary",
     "Verdict",
@@ -80,7 +81,7 @@ class Summary:
     Attributes:
         primary: Whether `metric` is the study's primary metric.
         bound: Name of the accounting that `epsilon_spent` comes from, e.g. `rdp`.
-        bytes_up: Bytes sent by all sites to the coordinator, of one repeat (mean).
+        bytes_up: Bytes sent by all sites to the coordinator, of the first repeat.
         seconds: Wall time of one repeat's training (mean).
     """
 
@@ -228,6 +229,32 @@ class Method:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SecAggInfo:
+    """How the sums of the federated arms were made.
+
+    Attributes:
+        mode: `masked`: the coordinator saw only sums; `plain`: each site's integers.
+        suite: Crypto suite of the masks; None without masks.
+        repeats: Repeats that were really masked: `first`, `all` or `none`; the others added
+            the same integers without masks.
+        sites: Sites asked in every sum.
+        threshold: t, members whose shares open a mask; None without masks.
+        colluders: c, sites assumed to pool what they see with the coordinator.
+        min_survivors: m, fewest sites in an opened sum.
+        dropped: Sites missing in at least one opened sum.
+    """
+
+    mode: Literal["masked", "plain"]
+    suite: str | None = None
+    repeats: Literal["first", "all", "none"] = "none"
+    sites: int
+    threshold: int | None = None
+    colluders: int
+    min_survivors: int
+    dropped: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Results:
     """A finished comparison.
 
@@ -249,6 +276,7 @@ class Results:
     seed: int
     repeats: int
     method: Method
+    secagg: SecAggInfo
     data: DataSource
     sites: tuple[SiteInfo, ...]
     warnings: tuple[Warned, ...] = ()
@@ -301,6 +329,7 @@ class Results:
         )
         return cls(
             method=Method(**data.pop("method")),
+            secagg=_secagg(data.pop("secagg")),
             data=DataSource(**data.pop("data")),
             sites=_many(SiteInfo, data.pop("sites")),
             warnings=_many(Warned, data.pop("warnings")),
@@ -331,6 +360,10 @@ class Results:
 
 
 T = TypeVar("T")
+
+
+def _secagg(entry: Mapping[str, Any]) -> SecAggInfo:
+    return SecAggInfo(**{**entry, "dropped": tuple(entry["dropped"])})
 
 
 def _many(cls: type[T], entries: Sequence[Mapping[str, Any]]) -> tuple[T, ...]:

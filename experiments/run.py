@@ -14,6 +14,8 @@ from typing import Any
 from rich.console import Console
 
 from ..datasets import Extract
+from ..privacy.secagg.roster import threshold_for
+from ..privacy.secagg.suite import INTL
 from ..study.cohort import Cohort
 from ..study.plan import Plan
 from .arms import Fit
@@ -22,13 +24,22 @@ from .evaluate import PRIMARY
 from .extracts import load
 from .folder import RunFolder
 from .models import save_model
-from .notes import NOT_COVERED, NOTES
+from .notes import NOT_COVERED, NOTES, PLAIN_SUMS, masked_note
 from .planning import Planner
 from .plots import comparison_svg
 from .pricing import plans_of, price, show_prices
 from .progress import RunProgress
 from .report import render
-from .results import DataSource, Method, PictureData, PrivacyFact, Results, SiteInfo, Warned
+from .results import (
+    DataSource,
+    Method,
+    PictureData,
+    PrivacyFact,
+    Results,
+    SecAggInfo,
+    SiteInfo,
+    Warned,
+)
 from .settings import Settings
 from .tables import show
 
@@ -55,7 +66,13 @@ def run(settings: Settings, *, command: str, console: Console) -> dict[str, Any]
     now = dt.datetime.now(dt.UTC)
     extract = load(settings)
     sites = tuple(cohort.site for cohort in extract.cohorts)
-    planner = Planner(settings=settings, schema=extract.schema, sites=sites, today=now.date())
+    planner = Planner(
+        settings=settings,
+        schema=extract.schema,
+        sites=sites,
+        today=now.date(),
+        masked=settings.secagg.mode == "masked",
+    )
     planner.model()
     plans = plans_of(planner)
     if settings.dry_run:
@@ -134,6 +151,7 @@ def _results(
         seed=settings.seed,
         repeats=settings.repeats,
         method=Method(test_fraction=settings.test_fraction),
+        secagg=_secagg(planner, comparison),
         data=DataSource(
             name=extract.schema.name,
             title=source.title,
@@ -150,8 +168,24 @@ def _results(
         privacy=tuple(_privacy(fit) for fit in comparison.fits if _is_private(fit)),
         rows=comparison.rows,
         summary=comparison.summary,
-        notes=NOTES,
+        notes=(*NOTES, masked_note(settings.secagg.repeats) if planner.masked else PLAIN_SUMS),
         picture=PictureData(curves=comparison.curves),
+    )
+
+
+def _secagg(planner: Planner, comparison: Comparison) -> SecAggInfo:
+    asked = planner.settings.secagg
+    sites = len(planner.sites)
+    plan = planner.federated()
+    return SecAggInfo(
+        mode="masked" if planner.masked else "plain",
+        suite=INTL.name if planner.masked else None,
+        repeats=asked.repeats if planner.masked else "none",  # type: ignore[arg-type]
+        sites=sites,
+        threshold=threshold_for(sites, plan.colluders) if planner.masked else None,
+        colluders=plan.colluders,
+        min_survivors=plan.min_sites,
+        dropped=comparison.dropped,
     )
 
 
@@ -200,7 +234,7 @@ def _privacy(fit: Fit) -> PrivacyFact:
         clip=terms.clip,
         rounds=fit.rounds,
         sharing=terms.sharing,
-        masked=False,
+        masked=fit.plan is not None and fit.plan.secagg == "masked",
         min_survivors=terms.min_survivors,
         not_covered=NOT_COVERED,
     )

@@ -19,7 +19,15 @@ from ..fl_server.rounds import Patience
 from ..privacy.errors import ConfigError
 from .results import ARMS
 
-__all__ = ["ALGORITHMS", "DP_ARMS", "SHARING", "ModelSettings", "PrivacySettings", "Settings"]
+__all__ = [
+    "ALGORITHMS",
+    "DP_ARMS",
+    "SHARING",
+    "ModelSettings",
+    "PrivacySettings",
+    "SecAggSettings",
+    "Settings",
+]
 
 SHARING = {"dp_sum": "sum", "dp_each": "each", "dp_fedavg": "local"}
 DP_ARMS = tuple(SHARING)
@@ -55,8 +63,20 @@ class PrivacySettings:
     epsilons: tuple[float, ...]
     delta: float
     clip: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SecAggSettings:
+    """How sums are made, and whom masks and noise must survive."""
+
+    mode: str
+    repeats: str
     colluders: int
     min_survivors: int | None
+
+    def masks(self, repeat: int) -> bool:
+        """Whether this repeat is really masked; the others add the same integers in plain."""
+        return self.mode == "masked" and (self.repeats == "all" or repeat == 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +92,7 @@ class Settings:
     privacy: PrivacySettings | None
     arms: tuple[str, ...]
     max_patients_per_site: int
+    secagg: SecAggSettings
     patience: Patience
     repeats: int
     test_fraction: float
@@ -96,8 +117,11 @@ class Settings:
             )
         if config.runtime.name != "in_process":
             raise _refused("runtime", "this release runs in_process only", "Use in_process.")
-        if config.secagg.mode != "plain":
-            raise _refused("secagg", "this release sums without masks", "Use secagg=plain.")
+        if config.secagg.mode not in ("masked", "plain"):
+            raise _refused("secagg.mode", "it is masked or plain", "Use secagg=masked.")
+        if config.secagg.repeats not in ("first", "all"):
+            raise _refused("secagg.repeats", "it is first or all", "Use secagg.repeats=first.")
+        _between("secagg.colluders", config.secagg.colluders, 0, 10**4)
         _between("repeats", config.repeats, 1, 10_000)
         _between("seed", config.seed, 0, 2**63 - 1)
         _between("secagg.max_patients_per_site", config.secagg.max_patients_per_site, 1, 2**40)
@@ -118,6 +142,12 @@ class Settings:
             privacy=_privacy(config) if private else None,
             arms=arms,
             max_patients_per_site=config.secagg.max_patients_per_site,
+            secagg=SecAggSettings(
+                mode=config.secagg.mode,
+                repeats=config.secagg.repeats,
+                colluders=config.secagg.colluders,
+                min_survivors=config.secagg.min_survivors,
+            ),
             patience=Patience(timeout_s=config.runtime.timeout_s, attempts=config.runtime.attempts),
             repeats=config.repeats,
             test_fraction=config.test_fraction,
@@ -245,13 +275,10 @@ def _privacy(config: DictConfig) -> PrivacySettings:
     if not 0 < delta < 1:
         raise _refused("privacy.delta", f"it must lie in (0, 1), got {delta}", "Use 1e-5.")
     clip = config.privacy.clip
-    _between("secagg.colluders", config.secagg.colluders, 0, 10**6)
     return PrivacySettings(
         epsilons=tuple(sorted(epsilons)),
         delta=delta,
         clip=None if clip is None else _positive("privacy.clip", clip),
-        colluders=config.secagg.colluders,
-        min_survivors=config.secagg.min_survivors,
     )
 
 

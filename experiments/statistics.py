@@ -14,6 +14,7 @@ import numpy as np
 from ..datasets import GROUP_DOMAINS, Extract
 from ..privacy.accounting import BOUND, calibrate, epsilon_of
 from ..privacy.errors import ConfigError, PolicyError
+from ..privacy.secagg.roster import MINIMUM_SITES
 from ..study.analysis import Result, solve
 from ..study.cohort import concatenate
 from ..study.plan import Plan, PrivacyTerms, analysis_of
@@ -117,7 +118,10 @@ def _federated(
         max_rounds=1,
         max_patients_per_site=_MAX_PATIENTS,
         min_sites=len(sites),
-        secagg="plain",
+        # Two hospitals cannot be masked from each other: each would learn the other's sum.
+        secagg="masked" if len(sites) >= MINIMUM_SITES else "plain",
+        colluders=min(1, len(sites) - 1),
+        roster="simulation",
         expires=(dt.datetime.now(dt.UTC).date() + dt.timedelta(days=365)).isoformat(),
     )
     outcome = federate(plan, extract.cohorts)

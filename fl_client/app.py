@@ -1,6 +1,7 @@
 """The hospital's Flower ClientApp: translate and delegate, nothing else.
 
-Two actions: `query.propose` hands over a plan, `train.report` answers a round. An error
+`query.propose` hands over a plan, `train.report` answers a round with a vector, and one query per
+phase carries secure aggregation. An error
 leaves as its code in a record of the same shape as every refusal; its text stays here.
 """
 
@@ -13,9 +14,11 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordD
 from flwr.clientapp import ClientApp
 
 from ..privacy.errors import FedCohortError
-from .node import Node
+from .node import Node, SecAggRequest
 
-__all__ = ["client_app"]
+__all__ = ["PHASES", "client_app"]
+
+PHASES = ("advertise", "share", "acknowledge", "commit", "unmask")
 
 _log = logging.getLogger(__name__)
 
@@ -48,17 +51,43 @@ def client_app(node_of: Callable[[Context], Node]) -> ClientApp:
             terms_json = str(message.content.config_records["terms"]["json"])
             state = message.content.array_records["state"]
             arrays = {name: array.numpy() for name, array in state.items()}
-            release = node_of(context).report(terms_json, arrays)
+            round_plan = bytes(message.content.config_records["terms"].get("round_plan", b""))  # type: ignore[arg-type]
+            release = node_of(context).report(terms_json, arrays, round_plan)
             return RecordDict(
                 {
-                    "answer": ConfigRecord({"charge_id": release.charge_id}),
+                    "answer": ConfigRecord(
+                        {"charge_id": release.charge_id, "report": release.report}
+                    ),
                     "vector": ArrayRecord({"sum": Array(release.vector)}),
                 }
             )
 
         return _reply(message, answer)
 
+    for phase in PHASES:
+        app.query(phase)(_phase(phase, node_of))
     return app
+
+
+def _phase(phase: str, node_of: Callable[[Context], Node]) -> Callable[[Message, Context], Message]:
+    """Return the action of one phase of secure aggregation."""
+
+    def act(message: Message, context: Context) -> Message:
+        def answer() -> RecordDict:
+            asked = message.content.config_records["secagg"]
+            request = SecAggRequest(
+                phase=phase,
+                plan_sha256=str(asked["plan_sha256"]),
+                epoch=bytes(asked["epoch"]),  # type: ignore[arg-type]
+                rounds=int(asked["rounds"]),  # type: ignore[arg-type]
+                data=tuple(asked["data"]),  # type: ignore[arg-type]
+            )
+            said = node_of(context).secagg(request)
+            return RecordDict({"answer": ConfigRecord({"data": said})})
+
+        return _reply(message, answer)
+
+    return act
 
 
 def _reply(message: Message, answer: Callable[[], RecordDict]) -> Message:

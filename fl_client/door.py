@@ -1,7 +1,7 @@
 """The one door: the only function that turns a site's sum into bytes that leave.
 
-Its order is the guarantee: rules where no noise is added, integers, noise, payment, then the
-vector. A test walks the import graph: nothing else in `fl_client` makes outgoing vectors.
+Its order is the guarantee: rules where no noise is added, integers, noise, payment, mask, then
+the vector. A test walks the import graph: nothing else in `fl_client` makes outgoing vectors.
 """
 
 from __future__ import annotations
@@ -15,11 +15,21 @@ from numpy.typing import NDArray
 from ..privacy.errors import PolicyError, ProtocolError
 from ..privacy.ledger import Charge, Ledger
 from ..privacy.noise import discrete_gaussian
+from ..privacy.secagg.site import SiteSession
 from ..study.analysis import Contribution
 from ..study.plan import Plan
 from ..study.rounds import RoundTerms
 
-__all__ = ["Disclosure", "NoDisclosureRules", "Release", "SiteTerms", "release"]
+__all__ = [
+    "Disclosure",
+    "NoDisclosureRules",
+    "Prepared",
+    "Release",
+    "SiteTerms",
+    "hand_over",
+    "prepare",
+    "release",
+]
 
 
 class Disclosure(Protocol):
@@ -43,18 +53,25 @@ class NoDisclosureRules:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SiteTerms:
-    """What the site itself brings to the door."""
+    """What the site itself brings to the door.
+
+    Attributes:
+        ledger: Who pays.
+        disclosure: The site's own rules for what leaves without noise.
+        session: Its side of secure aggregation; None where a plan sums in plain.
+    """
 
     ledger: Ledger
     disclosure: Disclosure
+    session: SiteSession | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Release:
-    """The only bytes that leave a site in a round.
+class Prepared:
+    """An encoded, noised and paid vector. It stays here; only `hand_over` lets it out.
 
     Attributes:
-        vector: int64 [d], encoded, noised where the plan says so.
+        vector: int64 [d].
         charge_id: The ledger's entry that paid for it.
     """
 
@@ -62,11 +79,39 @@ class Release:
     charge_id: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Release:
+    """The only bytes that leave a site in a round.
+
+    Attributes:
+        vector: [d]: masked words (uint32 or uint64), or int64 where a plan sums in plain.
+        charge_id: The ledger's entry that paid for it.
+        report: The signed digest of the masked vector; empty in plain.
+    """
+
+    vector: NDArray[np.int64] | NDArray[np.uint32] | NDArray[np.uint64]
+    charge_id: str
+    report: bytes = b""
+
+
 def release(contribution: Contribution, terms: RoundTerms, plan: Plan, site: SiteTerms) -> Release:
     """Turn a bounded sum into the only bytes that leave this site.
 
     Guarantee: the ledger is charged before any byte exists outside; a crash wastes budget and
     never hides a release.
+
+    Raises:
+        PolicyError: As `prepare`.
+        ProtocolError: As `prepare` and `hand_over`.
+    """
+    return hand_over(prepare(contribution, terms, plan, site), plan, site)
+
+
+def prepare(contribution: Contribution, terms: RoundTerms, plan: Plan, site: SiteTerms) -> Prepared:
+    """Check, encode, add noise and pay; nothing has left yet.
+
+    A second attempt at the same sum hands the same prepared vector over again: fresh noise
+    on the same data would be a second release.
 
     Raises:
         PolicyError: A rule refused: `no_sensitivity`, `not_finite`, `out_of_range`, the site's
@@ -87,8 +132,25 @@ def release(contribution: Contribution, terms: RoundTerms, plan: Plan, site: Sit
         # Data-independent: the plan's clip, not what this cohort happened to need.
         sensitivity = terms.encoding.sensitivity_units(_sensitivity(contribution, plan), terms.size)
         vector = vector + discrete_gaussian(terms.size, noise.share_sigma(sensitivity))
-    # 3. Pay, then hand over.
-    return Release(vector=vector, charge_id=site.ledger.charge(charge))
+    # 3. Pay.
+    return Prepared(vector=vector, charge_id=site.ledger.charge(charge))
+
+
+def hand_over(prepared: Prepared, plan: Plan, site: SiteTerms) -> Release:
+    """Mask a prepared vector, or hand it over as it is where the plan sums in plain.
+
+    Raises:
+        ProtocolError: `no_session`: the plan masks and this site cannot; or as
+            `SiteSession.report`.
+    """
+    # 4. Mask: the plan decides, not whoever asks.
+    if plan.secagg != "masked":
+        return Release(vector=prepared.vector, charge_id=prepared.charge_id)
+    if site.session is None:
+        raise ProtocolError("no_session", "the plan masks sums and this site has no session")
+    report, masked = site.session.report(prepared.vector)
+    words = np.frombuffer(masked, dtype=f"<u{len(masked) // max(1, prepared.vector.size)}")
+    return Release(vector=words, charge_id=prepared.charge_id, report=report)
 
 
 def _sensitivity(contribution: Contribution, plan: Plan) -> float:

@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from ..privacy.errors import PolicyError, ProtocolError
 from ..study.analysis import Analysis, State, Vector
 from ..study.cohort import Cohort
 from ..study.plan import Plan, analysis_of
-from ..study.rounds import RoundTerms, terms_for
-from .door import Release, SiteTerms, release
+from ..study.rounds import RoundTerms, expected_round, terms_for
+from .door import Prepared, Release, SiteTerms, hand_over, prepare
 
-__all__ = ["Node"]
+__all__ = ["Node", "SecAggRequest"]
 
 
 class Node:
@@ -81,12 +82,27 @@ class Node:
         self._studies[plan.sha256] = _Study(plan, cohort, self._terms_for(plan))
         return plan.sha256
 
-    def report(self, terms_json: str, arrays: Mapping[str, Vector]) -> Release:
+    def secagg(self, request: SecAggRequest) -> bytes:
+        """Answer a phase of secure aggregation that carries no vector.
+
+        Raises:
+            ProtocolError: `plan_unknown`, `no_session`, `phase_unknown` or a rule of the
+                protocol, by its code.
+        """
+        study = self._studies.get(request.plan_sha256)
+        if study is None:
+            raise ProtocolError("plan_unknown", "the phase belongs to no plan proposed here")
+        return study.secagg(request)
+
+    def report(
+        self, terms_json: str, arrays: Mapping[str, Vector], round_plan: bytes = b""
+    ) -> Release:
         """Answer one round.
 
         Args:
             terms_json: Canonical JSON of the round's terms.
             arrays: The state's arrays.
+            round_plan: The coordinator's signed round plan, where sums are masked.
 
         Raises:
             ProtocolError: `plan_unknown`, `terms_mismatch` or `round_replayed`.
@@ -96,7 +112,26 @@ class Node:
         study = self._studies.get(terms.plan_sha256)
         if study is None:
             raise ProtocolError("plan_unknown", "the round belongs to no plan proposed here")
-        return study.report(terms, State(round=terms.round, arrays=arrays))
+        return study.report(terms, State(round=terms.round, arrays=arrays), round_plan)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SecAggRequest:
+    """A phase of secure aggregation, as it comes in.
+
+    Attributes:
+        phase: `advertise`, `share`, `acknowledge`, `commit` or `unmask`.
+        plan_sha256: The plan it serves.
+        epoch: 32 bytes; `advertise` only.
+        rounds: Keys wanted; `advertise` only.
+        data: The other members' messages, relayed.
+    """
+
+    phase: str
+    plan_sha256: str
+    epoch: bytes = b""
+    rounds: int = 0
+    data: tuple[bytes, ...] = ()
 
 
 class _Study:
@@ -108,11 +143,36 @@ class _Study:
         self._site = site
         self._analysis: Analysis = analysis_of(plan)
         self._attempt: str | None = None
-        self._answered: tuple[str, Release] | None = None
+        self._prepared: tuple[str, Prepared] | None = None
+        self._answered: tuple[tuple[str, bytes], Release] | None = None
+        self._said: dict[str, tuple[SecAggRequest, bytes]] = {}
         self._next_round = 0
 
-    def report(self, terms: RoundTerms, state: State) -> Release:
-        if self._answered is not None and self._answered[0] == terms.sha256:
+    def secagg(self, request: SecAggRequest) -> bytes:
+        said = self._said.get(request.phase)
+        if said is not None and said[0] == request:
+            return said[1]  # delivered twice: the same words
+        session = self._site.session
+        if self._plan.secagg != "masked" or session is None:
+            raise ProtocolError("no_session", "this plan sums without masks")
+        if request.phase == "advertise":
+            answer = session.advertise(request.epoch, request.rounds)
+        elif request.phase == "share":
+            answer = session.share(request.data)
+        elif request.phase == "acknowledge":
+            answer = session.acknowledge(b"".join(request.data))
+        elif request.phase == "commit":
+            answer = session.commit(request.data)
+        elif request.phase == "unmask":
+            answer = session.unmask(request.data)
+        else:
+            raise ProtocolError("phase_unknown", "there is no such phase")
+        self._said[request.phase] = request, answer
+        return answer
+
+    def report(self, terms: RoundTerms, state: State, round_plan: bytes) -> Release:
+        asked = terms.sha256, round_plan
+        if self._answered is not None and self._answered[0] == asked:
             return self._answered[1]
         if terms != terms_for(self._plan, self._analysis, state, terms.attempt):
             raise ProtocolError(
@@ -120,6 +180,22 @@ class _Study:
                 "the round's terms are not those that the approved plan implies",
                 hint="Coordinator and site must run the same release on the same plan.",
             )
+        again = self._prepared is not None and self._prepared[0] == terms.sha256
+        if not again:
+            self._check_order(terms)
+        if self._plan.secagg == "masked":
+            if self._site.session is None:
+                raise ProtocolError("no_session", "the plan masks sums and this site cannot")
+            self._site.session.open_round(round_plan, expected_round(self._plan, terms))
+        if self._prepared is None or not again:
+            contribution = self._analysis.contribution(self._cohort, state)
+            self._prepared = terms.sha256, prepare(contribution, terms, self._plan, self._site)
+            self._next_round = terms.round + 1
+        answer = hand_over(self._prepared[1], self._plan, self._site)
+        self._answered = asked, answer
+        return answer
+
+    def _check_order(self, terms: RoundTerms) -> None:
         if self._attempt is None and terms.round == 0:
             self._attempt = terms.attempt
         if terms.attempt != self._attempt or terms.round != self._next_round:
@@ -130,11 +206,6 @@ class _Study:
             )
         if terms.round >= self._plan.max_rounds:
             raise ProtocolError("rounds_exhausted", "the plan allows no further round")
-        contribution = self._analysis.contribution(self._cohort, state)
-        answer = release(contribution, terms, self._plan, self._site)
-        self._answered = terms.sha256, answer
-        self._next_round = terms.round + 1
-        return answer
 
 
 def _check_cohort(plan: Plan, cohort: Cohort) -> None:

@@ -13,6 +13,7 @@ from ..privacy.errors import ProtocolError
 from ..study.analysis import Result
 from ..study.plan import Plan, analysis_of
 from ..study.rounds import terms_for
+from .masked import MaskedSums, Masking
 from .rounds import Patience, collect_sum, propose
 
 __all__ = ["Outcome", "run_plan"]
@@ -28,6 +29,7 @@ class Outcome:
         bytes_up: Bytes of vectors received from all sites over all rounds.
         seconds: Wall-clock seconds.
         dropped: Sites missing in at least one round.
+        liars: Sites that handed over wrong shares of a mask.
     """
 
     result: Result
@@ -35,6 +37,7 @@ class Outcome:
     bytes_up: int
     seconds: float
     dropped: tuple[str, ...]
+    liars: tuple[str, ...] = ()
 
 
 def run_plan(
@@ -42,6 +45,7 @@ def run_plan(
     grid: Grid,
     nodes: Mapping[str, int],
     *,
+    masking: Masking | None = None,
     patience: Patience | None = None,
     on_round: Callable[[int], None] | None = None,
 ) -> Outcome:
@@ -51,6 +55,7 @@ def run_plan(
         plan: What every site approved.
         grid: Flower's Grid.
         nodes: Flower node id by site; exactly the plan's sites.
+        masking: The coordinator's roster and key, where the plan masks sums.
         patience: How long to wait.
         on_round: Called with the number of rounds done, for progress.
 
@@ -65,14 +70,24 @@ def run_plan(
     attempt = secrets.token_hex(16)
     started = time.monotonic()
     propose(grid, nodes, plan, patience)
+    masked = None
+    if plan.secagg == "masked":
+        if masking is None:
+            raise ProtocolError("no_session", "the plan masks sums and the coordinator cannot")
+        masked = MaskedSums(grid, nodes, plan, masking, patience)
     state = analysis.initial()
     bytes_up = 0
     dropped: set[str] = set()
+    liars: set[str] = set()
     for done in range(1, plan.max_rounds + 1):
         terms = terms_for(plan, analysis, state, attempt)
-        summed = collect_sum(grid, nodes, plan, terms, state, patience)
+        if masked is None:
+            summed = collect_sum(grid, nodes, plan, terms, state, patience)
+        else:
+            summed = masked.collect(terms, state)
         bytes_up += summed.bytes_up
         dropped.update(summed.dropped)
+        liars.update(summed.liars)
         after = analysis.step(state, summed.total)
         if on_round is not None:
             on_round(done)
@@ -83,6 +98,7 @@ def run_plan(
                 bytes_up=bytes_up,
                 seconds=time.monotonic() - started,
                 dropped=tuple(sorted(dropped)),
+                liars=tuple(sorted(liars)),
             )
         state = after
     raise ProtocolError("rounds_exhausted", f"no result within {plan.max_rounds} rounds")

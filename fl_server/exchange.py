@@ -36,7 +36,7 @@ def exchange(
     grid: Grid,
     nodes: Mapping[str, int],
     action: str,
-    content: RecordDict,
+    content: RecordDict | Mapping[str, RecordDict],
     *,
     group: str,
     timeout_s: float,
@@ -48,13 +48,18 @@ def exchange(
         grid: Flower's Grid.
         nodes: Flower node id by site.
         action: Message type, e.g. `train.report`.
-        content: What to send.
+        content: What to send: the same to all, or something to each.
         group: Flower's group id; the round's number, for logs.
         timeout_s: Deadline for all replies, also the messages' time to live.
         poll_s: Pause between looks.
     """
+
+    def for_site(site: str) -> RecordDict:
+        return content if isinstance(content, RecordDict) else content[site]
+
     messages = [
-        Message(content, node, action, group_id=group, ttl=timeout_s) for node in nodes.values()
+        Message(for_site(site), node, action, group_id=group, ttl=timeout_s)
+        for site, node in nodes.items()
     ]
     sent = list(grid.push_messages(messages))
     waiting = dict(zip(sent, nodes, strict=True))

@@ -1,4 +1,4 @@
-"""One secure sum: ask, collect, ask the silent again, add, decode.
+"""One sum: ask, collect, ask the silent again, add, decode. Here in plain; masked in `masked.py`.
 
 A site that was asked twice answers with the same bytes, so asking again costs no budget.
 A sum is opened only with at least the plan's number of sites, never with less noise.
@@ -6,6 +6,7 @@ A sum is opened only with at least the plan's number of sites, never with less n
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -21,7 +22,17 @@ from ..study.plan import Plan
 from ..study.rounds import RoundTerms
 from .exchange import exchange
 
-__all__ = ["Patience", "SummedRound", "collect_sum", "propose"]
+__all__ = [
+    "Patience",
+    "SummedRound",
+    "collect_sum",
+    "propose",
+    "raise_refusal",
+    "round_content",
+]
+
+
+_PROTOCOL_RULE = re.compile(r"[er]\d?_\d+_|phase_|message_|suite_|envelope_")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,11 +56,13 @@ class SummedRound:
         total: The sum.
         bytes_up: Bytes of vectors received, for the tables.
         dropped: Sites whose contribution is not in the sum.
+        liars: Sites that handed over wrong shares of a mask; masked sums only.
     """
 
     total: Total
     bytes_up: int
     dropped: tuple[str, ...]
+    liars: tuple[str, ...] = ()
 
 
 def propose(grid: Grid, nodes: Mapping[str, int], plan: Plan, patience: Patience) -> None:
@@ -65,7 +78,7 @@ def propose(grid: Grid, nodes: Mapping[str, int], plan: Plan, patience: Patience
         answers = exchange(
             grid, waiting, "query.propose", content, group="plan", timeout_s=patience.timeout_s
         )
-        _raise_refusal(answers.refused)
+        raise_refusal(answers.refused)
         waiting = {site: nodes[site] for site in answers.silent}
         if not waiting:
             return
@@ -91,12 +104,7 @@ def collect_sum(
         ProtocolError: `too_few_sites`: fewer than the plan's minimum answered in time;
             `site_error`: a site failed.
     """
-    content = RecordDict(
-        {
-            "terms": ConfigRecord({"json": terms.to_json()}),
-            "state": ArrayRecord({name: Array(array) for name, array in state.arrays.items()}),
-        }
-    )
+    content = round_content(terms, state)
     vectors: dict[str, NDArray[np.int64]] = {}
     waiting = dict(nodes)
     for _ in range(patience.attempts):
@@ -108,13 +116,13 @@ def collect_sum(
             group=str(terms.round),
             timeout_s=patience.timeout_s,
         )
-        _raise_refusal(answers.refused)
+        raise_refusal(answers.refused)
         for site, reply in answers.replies.items():
             vectors[site] = _vector(reply, terms.size)
         waiting = {site: nodes[site] for site in answers.silent}
         if not waiting:
             break
-    fewest = plan.min_sites if plan.privacy is None else plan.privacy.min_survivors
+    fewest = plan.fewest_sites
     if len(vectors) < fewest:
         raise ProtocolError(
             "too_few_sites",
@@ -141,7 +149,23 @@ def _vector(reply: RecordDict, size: int) -> NDArray[np.int64]:
     return vector
 
 
-def _raise_refusal(refused: Mapping[str, str]) -> None:
+def round_content(terms: RoundTerms, state: State, round_plan: bytes = b"") -> RecordDict:
+    """Return what asks a site for its vector."""
+    return RecordDict(
+        {
+            "terms": ConfigRecord({"json": terms.to_json(), "round_plan": round_plan}),
+            "state": ArrayRecord({name: Array(array) for name, array in state.arrays.items()}),
+        }
+    )
+
+
+def raise_refusal(refused: Mapping[str, str]) -> None:
+    """Raise the first site's refusal, as the error that its code stands for.
+
+    Raises:
+        PolicyError: A rule of the site said no.
+        ProtocolError: A check of the protocol, or the site's software, failed.
+    """
     for site, code in sorted(refused.items()):
         if code == "site_error":  # no rule said no: its software failed
             raise ProtocolError(
@@ -149,6 +173,12 @@ def _raise_refusal(refused: Mapping[str, str]) -> None:
                 f"the analysis failed at the site {site}; its reason stays there",
                 hint="Its data team finds the reason in the node's own log (in a simulation: "
                 "run again with FEDCOHORT_LOG=WARNING).",
+            )
+        if _PROTOCOL_RULE.match(code):  # a check of secure aggregation, by its rule
+            raise ProtocolError(
+                code,
+                f"the site {site} broke off the round: {code}",
+                hint="Look the rule up in docs/reference/secagg-messages.md; nothing was opened.",
             )
         raise PolicyError(
             code,

@@ -15,8 +15,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..privacy.errors import ConfigError, PolicyError
+from ..privacy.errors import ConfigError, PolicyError, ProtocolError
 from ..privacy.noise import NoiseTerms, Sharing
+from ..privacy.secagg.roster import threshold_for
 from . import analyses, models
 from .analysis import Analysis
 from .model import Model
@@ -105,7 +106,9 @@ class Plan:
         max_rounds: The study ends at the latest after so many sums.
         max_patients_per_site: Public bound that the integer grid is sized by.
         min_sites: Fewest sites in an opened sum when no noise is added.
-        secagg: `plain`: sums are not masked yet.
+        secagg: `masked`: the coordinator learns sums only; or `plain`: each site's integers.
+        colluders: c of the masks: sites assumed to pool what they see with the coordinator.
+        roster: Hash of the roster whose members mask, hex; `simulation` for a throw-away one.
         expires: ISO date after which no site answers.
     """
 
@@ -120,6 +123,8 @@ class Plan:
     max_patients_per_site: int
     min_sites: int
     secagg: str
+    colluders: int
+    roster: str
     expires: str
 
     def __post_init__(self) -> None:
@@ -136,8 +141,10 @@ class Plan:
             raise ConfigError("plan_range", "min_survivors exceeds the number of sites")
         if re.fullmatch(r"\d{4}-\d{2}-\d{2}", self.expires) is None:
             raise ConfigError("plan_range", "expires must be an ISO date, YYYY-MM-DD")
-        if self.secagg != "plain":
-            raise ConfigError("plan_secagg", f"this release knows secagg=plain, not {self.secagg}")
+        if self.secagg not in ("masked", "plain"):
+            raise ConfigError("plan_secagg", f"secagg is masked or plain, not {self.secagg!r}")
+        if self.secagg == "masked":
+            threshold_for(len(self.sites), self.colluders)
 
     def to_json(self) -> str:
         """Return the canonical JSON."""
@@ -145,6 +152,11 @@ class Plan:
         return json.dumps(
             document, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
         )
+
+    @property
+    def fewest_sites(self) -> int:
+        """Sites that an opened sum must hold."""
+        return self.min_sites if self.privacy is None else self.privacy.min_survivors
 
     @property
     def sha256(self) -> str:
@@ -176,7 +188,15 @@ class Plan:
             raise _unreadable(str(error)) from error
 
 
-_CANNOT_BE_READ = (ConfigError, ArithmeticError, KeyError, RecursionError, TypeError, ValueError)
+_CANNOT_BE_READ = (
+    ConfigError,
+    ProtocolError,
+    ArithmeticError,
+    KeyError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
 _JSON_TYPES: dict[str, tuple[type, ...]] = {
     "str": (str,),
     "int": (int,),

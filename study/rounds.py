@@ -15,11 +15,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..privacy.errors import ProtocolError
-from ..privacy.secagg.encoding import Encoding
+from ..privacy.secagg.encoding import SHORT_WORD_FROM, Encoding
+from ..privacy.secagg.site import ExpectedRound
 from .analysis import Analysis, State, Vector
 from .plan import Plan
 
-__all__ = ["RoundTerms", "encoding_for", "state_sha256", "terms_for"]
+__all__ = ["RoundTerms", "encoding_for", "expected_round", "state_sha256", "terms_for"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +35,7 @@ class RoundTerms:
         size: d, length of the vector.
         fraction_bits: See `Encoding`.
         limit: See `Encoding`.
+        word_bits: See `Encoding`.
         state_sha256: Hash of the state that the sites answer to.
     """
 
@@ -44,6 +46,7 @@ class RoundTerms:
     size: int
     fraction_bits: int
     limit: int
+    word_bits: int
     state_sha256: str
 
     def to_json(self) -> str:
@@ -58,7 +61,9 @@ class RoundTerms:
     @property
     def encoding(self) -> Encoding:
         """The grid of this round."""
-        return Encoding(fraction_bits=self.fraction_bits, limit=self.limit)
+        return Encoding(
+            fraction_bits=self.fraction_bits, limit=self.limit, word_bits=self.word_bits
+        )
 
     @classmethod
     def from_json(cls, text: str) -> RoundTerms:
@@ -92,15 +97,29 @@ def encoding_for(plan: Plan, analysis: Analysis, size: int) -> Encoding:
         PolicyError: `encoding_overflow`.
     """
     noise = None if plan.privacy is None else plan.privacy.noise()
+    word_bits = 32 if size > SHORT_WORD_FROM else 64
     if plan.privacy is None or noise is None:
         bound = analysis.site_bound(plan.max_patients_per_site)
-        return Encoding.for_sum(site_bound=bound, sites=len(plan.sites))
+        return Encoding.for_sum(site_bound=bound, sites=len(plan.sites), word_bits=word_bits)
     return Encoding.for_noisy_sum(
         clip_norm=plan.privacy.clip,
         max_patients=plan.max_patients_per_site,
         sites=len(plan.sites),
         noise_multiplier=noise.noise_multiplier,
         size=size,
+        word_bits=word_bits,
+    )
+
+
+def expected_round(plan: Plan, terms: RoundTerms) -> ExpectedRound:
+    """Return what a masked round of these terms must say, for both sides to compare."""
+    return ExpectedRound(
+        min_survivors=plan.fewest_sites,
+        colluders=plan.colluders,
+        word_bits=terms.word_bits,
+        size=terms.size,
+        limit=terms.limit,
+        terms=bytes.fromhex(terms.sha256),
     )
 
 
@@ -116,5 +135,6 @@ def terms_for(plan: Plan, analysis: Analysis, state: State, attempt: str) -> Rou
         size=size,
         fraction_bits=encoding.fraction_bits,
         limit=encoding.limit,
+        word_bits=encoding.word_bits,
         state_sha256=state_sha256(state.arrays),
     )

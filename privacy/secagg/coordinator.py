@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from numpy.typing import NDArray
 
 from ..errors import ProtocolError
-from .masking import Words, commitment, pair_seed, self_seed, to_signed, to_words
+from .masking import Words, commitment, pair_seeds, self_seed, to_signed, to_words
 from .messages import (
     Acknowledge,
     Advertise,
@@ -25,7 +25,6 @@ from .messages import (
     Report,
     RoundPlan,
     Share,
-    ShareOf,
     Unmask,
     decode,
 )
@@ -97,6 +96,7 @@ class CoordinatorSession:
             message = self._from(Advertise, sender, data)
             if message.epoch != self.epoch or message.roster != self._roster.sha256:
                 raise ProtocolError("e1_1_epoch", f"keys of {sender} are of another epoch")
+            self._suite.check_keys([message.channel, *message.masks], message.kem)
             self._advertised[sender] = message
         self.threshold = threshold_for(len(self._advertised), self._roster.colluders)
         ordered = [received[sender] for sender in sorted(received)]
@@ -207,6 +207,11 @@ class CoordinatorSession:
         np.add(total, words, out=total)
         self._reports[sender] = report
 
+    @property
+    def reporting(self) -> tuple[int, ...]:
+        """Places of the members whose vectors are in the sum, sorted."""
+        return tuple(sorted(self._reports))
+
     def survivors(self) -> list[bytes]:
         """R1 done: close the round to late reports and return the survivors' reports.
 
@@ -247,17 +252,32 @@ class CoordinatorSession:
         Raises:
             ProtocolError: `too_few_unmasks`, or `shares_wrong`: too many members lied.
         """
-        plan, total = self._open()
+        plan, _ = self._open()
+        return self._unmasked(self._answers(plan, received))
+
+    def _answers(self, plan: RoundPlan, received: Mapping[int, bytes]) -> dict[int, list[bytes]]:
+        """Return what each member handed over: a share per participant, in their order."""
         answers = {}
         for sender, data in received.items():
             message = self._from(Unmask, sender, data)
             if message.plan == self._digest and self._is_complete(plan, message):
-                answers[sender] = {entry.owner: entry for entry in message.shares}
+                answers[sender] = [entry.value for entry in message.shares]
         if len(answers) < plan.threshold:
             raise ProtocolError("too_few_unmasks", "too few members handed over their shares")
+        return answers
+
+    def _unmasked(self, answers: Mapping[int, Sequence[bytes]]) -> OpenedSum:
+        plan, total = self._open()
         liars: set[int] = set()
-        for owner in plan.participants:
-            liars |= self._remove(owner, plan, total, {s: a[owner] for s, a in answers.items()})
+        streams: list[tuple[bytes, int]] = []
+        # All are recovered before a mask is taken off: a failure leaves the round as it was.
+        for place, owner in enumerate(plan.participants):
+            values = {sender: answer[place] for sender, answer in answers.items()}
+            secret, wrong = self._recovered(owner, plan, values)
+            liars |= set(wrong)
+            streams += self._streams(owner, secret, plan)
+        self._plan = self._sum = None
+        self._suite.add_streams(total, streams)
         self._check_range(plan, total)
         lost = sorted(set(plan.participants) - set(self._reports))
         opened = OpenedSum(
@@ -266,43 +286,39 @@ class CoordinatorSession:
             dropped=names_of(self._roster, lost),
             liars=names_of(self._roster, sorted(liars)),
         )
-        self._plan = self._sum = None
         return opened
 
-    def _remove(
-        self, owner: int, plan: RoundPlan, total: Words, shares: Mapping[int, ShareOf]
-    ) -> set[int]:
-        """Take a survivor's own mask, or a lost site's pairwise masks, off the sum."""
-        suite = self._suite
-        keys = self._advertised[owner]
-        values = {sender: entry.value for sender, entry in shares.items()}
+    def _recovered(
+        self, owner: int, plan: RoundPlan, shares: Mapping[int, bytes]
+    ) -> tuple[bytes, tuple[int, ...]]:
+        """Return a survivor's self mask, or a lost site's mask key, and who sent wrong shares."""
+        suite, keys = self._suite, self._advertised[owner]
+        committed, public = keys.commitments[plan.key], keys.masks[plan.key]
+
+        def fits(found: bytes) -> bool:
+            if owner in self._reports:
+                return suite.same(commitment(suite, found, plan.key), committed)
+            return suite.same(suite.agreement_public(found), public)
+
+        try:
+            return recover(shares, plan.threshold, fits)
+        except ProtocolError as error:
+            (name,) = names_of(self._roster, [owner])
+            raise ProtocolError(
+                error.code,
+                f"the secret of {name} cannot be recovered: {error}",
+                hint=f"Nothing was opened. {name} dealt wrong shares, or too many members lied; "
+                f"plan the next attempt without {name}.",
+            ) from error
+
+    def _streams(self, owner: int, secret: bytes, plan: RoundPlan) -> list[tuple[bytes, int]]:
+        """Return what takes a survivor's own mask, or a lost site's pairwise ones, off the sum."""
         if owner in self._reports:
-            wanted = keys.commitments[plan.key]
-            own, liars = recover(
-                values,
-                plan.threshold,
-                lambda found: suite.same(commitment(suite, found, plan.key), wanted),
-            )
-            suite.add_stream(total, self_seed(suite, own, self._digest), -1)
-            return set(liars)
-        public = keys.masks[plan.key]
-        private, liars = recover(
-            values,
-            plan.threshold,
-            lambda found: suite.same(suite.agreement_public(found), public),
-        )
-        for other in self._reports:
-            seed = pair_seed(
-                suite,
-                private,
-                self._advertised[other].masks[plan.key],
-                mine=owner,
-                other=other,
-                plan=self._digest,
-            )
-            # The survivor added the stream if it stands before the lost site, else took it off.
-            suite.add_stream(total, seed, -1 if other < owner else 1)
-        return set(liars)
+            return [(self_seed(self._suite, secret, self._digest), -1)]
+        publics = {other: self._advertised[other].masks[plan.key] for other in self._reports}
+        seeds = pair_seeds(self._suite, secret, publics, mine=owner, plan=self._digest)
+        # The survivor added the stream if it stands before the lost site, else took it off.
+        return [(seed, -1 if other < owner else 1) for other, seed in seeds.items()]
 
     def _check_range(self, plan: RoundPlan, total: Words) -> None:
         # Noise has no bound, but 2^62 of head-room; a sum beyond it means a broken member.

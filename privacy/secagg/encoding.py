@@ -1,4 +1,4 @@
-"""Fixed point: real vectors to 64-bit integers and back, with a proved no-overflow bound.
+"""Fixed point: real vectors to integers and back, with a proved no-overflow bound.
 
 Everything that leaves a site is an integer, noise or not, so that a sum with masks and a sum
 without them are the same integers. The scale comes from public values only.
@@ -6,8 +6,8 @@ without them are the same integers. The scale comes from public values only.
 No overflow. Let B = `limit` bound the absolute value of every coordinate that a site may
 encode (checked: `encode` refuses, it never clips in silence) and W = 12 sigma bound its noise
 (a discrete Gaussian exceeds 12 sigma with probability below 1e-31). Then n sites' sum stays
-within n (B + W), and `Encoding.for_sum` admits only n (B + W) <= 2^62 < 2^63 - 1: the sum
-modulo 2^64, read as a signed number, is the true sum.
+within n (B + W), and only n (B + W) <= 2^(b-2) < 2^(b-1) - 1 is admitted for words of b bits:
+the sum modulo 2^b, read as a signed number, is the true sum.
 """
 
 from __future__ import annotations
@@ -20,12 +20,11 @@ from numpy.typing import NDArray
 
 from ..errors import PolicyError, ProtocolError
 
-__all__ = ["CLIP_BITS", "Encoding"]
+__all__ = ["CLIP_BITS", "SHORT_WORD_FROM", "Encoding"]
 
-_HEADROOM = 2**62
-CLIP_BITS = (
-    14  # a clip norm becomes 2^13..2^14 grid units: rounding inflates it by < 1 % for d <= 1,000
-)
+CLIP_BITS = 14  # a clip norm becomes 2^13..2^14 grid units for d <= 1,000, more above
+_LARGEST_INFLATION = 0.01  # of the sensitivity, by rounding to the grid
+SHORT_WORD_FROM = 100_000  # coordinates: above, words of 32 bits save half of the traffic
 _MAX_FRACTION_BITS = 45  # finer than float64 resolves for sums in the hundreds
 
 
@@ -36,10 +35,12 @@ class Encoding:
     Attributes:
         fraction_bits: A real value x becomes round(x * 2^fraction_bits).
         limit: Largest absolute value, in grid units, of a site's encoded coordinate before noise.
+        word_bits: 64, or 32 on the wire of a masked sum.
     """
 
     fraction_bits: int
     limit: int
+    word_bits: int = 64
 
     @property
     def scale(self) -> float:
@@ -47,29 +48,41 @@ class Encoding:
         return math.ldexp(1.0, self.fraction_bits)
 
     @classmethod
-    def for_sum(cls, *, site_bound: float, sites: int) -> Encoding:
+    def for_sum(cls, *, site_bound: float, sites: int, word_bits: int = 64) -> Encoding:
         """Return the finest grid on which `sites` vectors of bounded coordinates cannot overflow.
 
         Args:
             site_bound: Largest absolute coordinate of one site's vector, public, > 0.
             sites: Number of sites in the sum, >= 1.
+            word_bits: 32 or 64.
 
         Raises:
             PolicyError: `encoding_overflow`: no grid can hold the sum.
         """
         _check_positive(site_bound, sites)
-        bits = min(_MAX_FRACTION_BITS, math.floor(math.log2(_HEADROOM / (sites * site_bound))))
+        headroom = _headroom(word_bits)
+        bits = min(_MAX_FRACTION_BITS, math.floor(math.log2(headroom / (sites * site_bound))))
         # Rounded up: a coordinate at its bound, rounded to the grid, is still within the limit.
         limit = math.ceil(math.ldexp(site_bound, bits))
-        if sites * limit > _HEADROOM:
+        if sites * limit > headroom:
             bits, limit = bits - 1, math.ceil(math.ldexp(site_bound, bits - 1))
-        return cls._checked(bits, limit, sites, noise_units=0.0)
+        return cls._checked(bits, limit, sites, noise_units=0.0, word_bits=word_bits)
 
     @classmethod
     def for_noisy_sum(
-        cls, *, clip_norm: float, max_patients: int, sites: int, noise_multiplier: float, size: int
+        cls,
+        *,
+        clip_norm: float,
+        max_patients: int,
+        sites: int,
+        noise_multiplier: float,
+        size: int,
+        word_bits: int = 64,
     ) -> Encoding:
-        """Return the grid on which a clipped patient weighs 2^13 to 2^14 units.
+        """Return the grid on which a clipped patient weighs 2^13 units or more.
+
+        Rounding inflates the sensitivity by sqrt(d) units, under 1 %. Where 32-bit words
+        cannot hold so fine a grid, 64-bit words are taken: what is public decides.
 
         Args:
             clip_norm: L2 bound of one patient's contribution, > 0.
@@ -77,25 +90,41 @@ class Encoding:
             sites: Number of sites in the sum, >= 1.
             noise_multiplier: z of the sum; a site's share is never larger than the whole.
             size: d, length of the vector.
+            word_bits: 32 or 64.
 
         Raises:
             PolicyError: `encoding_overflow`: no grid can hold the sum.
         """
         _check_positive(clip_norm, sites)
-        bits = math.floor(math.log2(2**CLIP_BITS / clip_norm))
+        finer = max(0, math.ceil(math.log2(math.sqrt(size / 1000)))) if size else 0
+        bits = math.floor(math.log2(2 ** (CLIP_BITS + finer) / clip_norm))
+        if word_bits == 32:
+            reach = max_patients * clip_norm + 12 * noise_multiplier * 1.01 * clip_norm
+            bits = min(bits, math.floor(math.log2(_headroom(32) / (sites * reach + sites))) - 1)
+            if math.sqrt(size) > _LARGEST_INFLATION * math.ldexp(clip_norm, bits):
+                return cls.for_noisy_sum(
+                    clip_norm=clip_norm,
+                    max_patients=max_patients,
+                    sites=sites,
+                    noise_multiplier=noise_multiplier,
+                    size=size,
+                )
         limit = math.ceil(max_patients * math.ldexp(clip_norm, bits)) + 1
         sensitivity = math.ldexp(clip_norm, bits) + math.sqrt(size)
-        return cls._checked(bits, limit, sites, noise_units=12 * noise_multiplier * sensitivity)
+        noise_units = 12 * noise_multiplier * sensitivity
+        return cls._checked(bits, limit, sites, noise_units=noise_units, word_bits=word_bits)
 
     @classmethod
-    def _checked(cls, bits: int, limit: int, sites: int, noise_units: float) -> Encoding:
-        if limit < 1 or sites * (limit + noise_units) > _HEADROOM:
+    def _checked(
+        cls, bits: int, limit: int, sites: int, *, noise_units: float, word_bits: int
+    ) -> Encoding:
+        if limit < 1 or sites * (limit + noise_units) > _headroom(word_bits):
             raise PolicyError(
                 "encoding_overflow",
-                "the plan's bounds leave no 64-bit grid on which the sum cannot overflow",
+                f"the plan's bounds leave no {word_bits}-bit grid on which the sum cannot overflow",
                 hint="Lower the number of sites, max_patients_per_site or the clip norm.",
             )
-        return cls(fraction_bits=bits, limit=limit)
+        return cls(fraction_bits=bits, limit=limit, word_bits=word_bits)
 
     def sensitivity_units(self, sensitivity: float, size: int) -> float:
         """Return the L2 sensitivity of an encoded sum, its rounding included, in grid units.
@@ -133,6 +162,13 @@ class Encoding:
         if total.dtype != np.int64:
             raise ProtocolError("vector_dtype", f"a sum must be int64, got {total.dtype}")
         return total.astype(np.float64) / self.scale
+
+
+def _headroom(word_bits: int) -> int:
+    """A quarter of the word's range: what a sum of bounds and 12 sigma may use."""
+    if word_bits not in (32, 64):
+        raise ValueError(f"words have 32 or 64 bits, not {word_bits}")
+    return int(2 ** (word_bits - 2))
 
 
 def _check_positive(bound: float, sites: int) -> None:

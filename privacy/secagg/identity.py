@@ -10,6 +10,7 @@ import os
 import stat
 from pathlib import Path
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -70,7 +71,7 @@ def load_identity(path: Path) -> Ed25519PrivateKey:
         )
     try:
         key = load_pem_private_key(path.read_bytes(), password=None)
-    except ValueError as error:
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise PolicyError("identity_broken", f"{path} holds no key") from error
     if not isinstance(key, Ed25519PrivateKey):
         raise PolicyError("identity_broken", f"{path} holds a key of another kind")

@@ -7,6 +7,9 @@ cancel, and learns nothing.
 
 from __future__ import annotations
 
+import io
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,11 +17,20 @@ from ..errors import ProtocolError
 from .suite import Suite
 from .wire import Writer
 
-__all__ = ["Words", "commitment", "pair_seed", "self_seed", "to_signed", "to_words"]
+__all__ = [
+    "Words",
+    "commitment",
+    "masked",
+    "pair_seed",
+    "pair_seeds",
+    "self_seed",
+    "to_signed",
+    "to_words",
+]
 
 Words = NDArray[np.uint32] | NDArray[np.uint64]
 
-_DTYPES = {32: np.uint32, 64: np.uint64}
+_DTYPES: dict[int, type[np.uint32] | type[np.uint64]] = {32: np.uint32, 64: np.uint64}
 
 
 def to_words(values: NDArray[np.int64], word_bits: int) -> Words:
@@ -27,9 +39,36 @@ def to_words(values: NDArray[np.int64], word_bits: int) -> Words:
     Raises:
         ProtocolError: `r0_18_word`: the word is not of 32 or 64 bits.
     """
-    if word_bits not in _DTYPES:
-        raise ProtocolError("r0_18_word", f"words have 32 or 64 bits, not {word_bits}")
-    return values.view(np.uint64).astype(_DTYPES[word_bits])
+    return values.view(np.uint64).astype(_dtype(word_bits))
+
+
+def masked(
+    suite: Suite,
+    values: NDArray[np.int64],
+    word_bits: int,
+    streams: Sequence[tuple[bytes, int]],
+) -> bytes:
+    """Return the little-endian words of a vector with its masks on.
+
+    They are written and masked in the memory that is returned (a BytesIO hands its buffer over),
+    so that one vector of words is all the memory this takes.
+
+    Args:
+        suite: The roster's suite.
+        values: int64 [d].
+        word_bits: 32 or 64.
+        streams: A key and a sign for each mask.
+
+    Raises:
+        ProtocolError: `r0_18_word`: the word is not of 32 or 64 bits.
+    """
+    dtype = np.dtype(_dtype(word_bits)).newbyteorder("<")
+    held = io.BytesIO(bytes(values.size * dtype.itemsize))
+    words: Words = np.frombuffer(held.getbuffer(), dtype=dtype)
+    words[:] = values.view(np.uint64)  # modulo 2^word_bits
+    suite.add_streams(words, streams)
+    del words
+    return held.getvalue()
 
 
 def to_signed(words: Words) -> NDArray[np.int64]:
@@ -52,6 +91,23 @@ def pair_seed(
     suite: Suite, private: bytes, public: bytes, *, mine: int, other: int, plan: bytes
 ) -> bytes:
     """Return the key of the stream that two participants share; the same from both sides."""
-    low, high = sorted((mine, other))
-    info = Writer().raw(b"pair", 4).u16(low).u16(high).done()
-    return suite.derive(suite.agree(private, public), salt=plan, info=info)
+    return pair_seeds(suite, private, {other: public}, mine=mine, plan=plan)[other]
+
+
+def pair_seeds(
+    suite: Suite, private: bytes, publics: Mapping[int, bytes], *, mine: int, plan: bytes
+) -> dict[int, bytes]:
+    """Return the key of the stream that one participant shares with each of these others."""
+    agree = suite.agreement(private)
+    seeds = {}
+    for other, public in publics.items():
+        low, high = sorted((mine, other))
+        info = Writer().raw(b"pair", 4).u16(low).u16(high).done()
+        seeds[other] = suite.derive(agree(public), salt=plan, info=info)
+    return seeds
+
+
+def _dtype(word_bits: int) -> type[np.uint32] | type[np.uint64]:
+    if word_bits not in _DTYPES:
+        raise ProtocolError("r0_18_word", f"words have 32 or 64 bits, not {word_bits}")
+    return _DTYPES[word_bits]

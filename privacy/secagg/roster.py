@@ -18,7 +18,7 @@ from ..errors import ProtocolError
 from .suite import Suite, suite_of
 from .wire import Reader, Writer
 
-__all__ = ["DOMAIN", "MINIMUM_SITES", "Member", "Roster", "SignedRoster", "threshold_for"]
+__all__ = ["DOMAIN", "MINIMUM_SITES", "Member", "Roster", "SignedRoster", "stands", "threshold_for"]
 
 DOMAIN = b"fedsa/1"
 MINIMUM_SITES = 3
@@ -30,7 +30,8 @@ def threshold_for(sites: int, colluders: int) -> int:
     """Return t = floor(2n/3) + 1, the shares that open a mask.
 
     With 2t > n + c two survivor sets cannot both gather t signatures, since honest sites sign
-    one; three sites give t = 3, so that no drop-out is survived.
+    one; three sites give t = 3, so that no drop-out is survived. With t >= c + 2 a sum holds two
+    honest sites at least: colluders can take their own vectors off it.
 
     Raises:
         ProtocolError: `too_few_sites` (n < 3) or `too_many_colluders`.
@@ -43,13 +44,18 @@ def threshold_for(sites: int, colluders: int) -> int:
             hint="Use secagg=plain, or do without federation.",
         )
     threshold = 2 * sites // 3 + 1
-    if colluders < 0 or 2 * threshold <= sites + colluders or threshold <= colluders:
+    if not stands(sites, threshold, colluders):
         raise ProtocolError(
             "too_many_colluders",
             f"{sites} sites with threshold {threshold} cannot stand {colluders} colluders",
-            hint=f"Lower secagg.colluders to at most {2 * threshold - sites - 1}.",
+            hint=f"Lower secagg.colluders to at most {min(2 * threshold - sites - 1, threshold - 2)}.",
         )
     return threshold
+
+
+def stands(sites: int, threshold: int, colluders: int) -> bool:
+    """Whether a threshold among so many share-holders stands c colluders: see `threshold_for`."""
+    return colluders >= 0 and 2 * threshold > sites + colluders and threshold >= colluders + 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

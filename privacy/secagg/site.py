@@ -24,8 +24,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from numpy.typing import NDArray
 
 from ..errors import ProtocolError
-from .masking import commitment, pair_seed, self_seed, to_words
+from .masking import commitment, masked, pair_seeds, self_seed
 from .messages import (
+    MAX_ROUNDS,
     Acknowledge,
     Advertise,
     Commit,
@@ -37,7 +38,7 @@ from .messages import (
     Unmask,
     decode,
 )
-from .roster import MINIMUM_SITES, Roster, threshold_for
+from .roster import MINIMUM_SITES, Roster, stands, threshold_for
 from .shamir import PRIME, SHARE_BYTES, share
 from .store import RoundStore
 from .wire import Reader, Writer
@@ -84,6 +85,16 @@ class _Epoch:
     accepted: tuple[int, ...] = ()
     # shares[key][owner] = (share of its mask key, share of its self mask)
     shares: list[dict[int, tuple[bytes, bytes]]] = field(default_factory=list)
+
+    def forget(self, key: int) -> None:
+        """Wipe this key and all before it, and the shares of those: none can be used again."""
+        for secrets in (self.masks, self.selves):
+            for number, secret in enumerate(secrets[: key + 1]):
+                if secret is not None:
+                    _wipe(secret)
+                secrets[number] = None
+        for held in self.shares[:key]:
+            held.clear()
 
 
 @dataclass(slots=True)
@@ -133,6 +144,10 @@ class SiteSession:
     def advertise(self, epoch: bytes, rounds: int) -> bytes:
         """E0: make fresh keys for so many rounds; an epoch still open is erased."""
         suite = self._suite
+        if len(epoch) != 32 or not 1 <= rounds <= MAX_ROUNDS:
+            raise ProtocolError(
+                "e1_7_rounds", f"an epoch has 32 bytes and 1 to {MAX_ROUNDS} rounds"
+            )
         self._erase_epoch()
         secrets = _Epoch(
             number=epoch,
@@ -215,8 +230,9 @@ class SiteSession:
             raise ProtocolError("r0_14_key", f"key {asked.key} was used or was never made")
         if asked.training_round in self._finished:  # 15
             raise ProtocolError("r0_15_finished", "this sum was opened already")
-        if asked.attempt != self._attempts.get(asked.training_round, -1) + 1:
-            raise ProtocolError("r0_15_attempt", "an attempt was skipped or asked twice")
+        # A site that an attempt never reached joins the next one: later is enough.
+        if asked.attempt <= self._attempts.get(asked.training_round, -1):
+            raise ProtocolError("r0_15_attempt", "this attempt, or a later one, was answered")
         self._check_cohort(epoch, asked)  # 16, 17
         _check_expected(asked, expected)  # 17, 18, 23
         self._round = _Round(plan=asked, digest=asked.sha256(self._suite))
@@ -231,33 +247,27 @@ class SiteSession:
         plan = current.plan
         if current.reported:
             raise ProtocolError("phase_order", "this round was reported already")
-        if vector.shape != (plan.size,):
+        if vector.dtype != np.int64 or vector.shape != (plan.size,):
             raise ProtocolError("r0_23_size", f"the vector must be int64 [{plan.size}]")
         self._store.use(epoch.number, plan.key)  # 29
         self._attempts[plan.training_round] = plan.attempt
-        words = to_words(vector, plan.word_bits)
         private, own = _held(epoch.masks[plan.key]), _held(epoch.selves[plan.key])
-        self._suite.add_stream(words, self_seed(self._suite, bytes(own), current.digest), 1)
-        for other in plan.participants:
-            if other == self.position:
-                continue
-            seed = pair_seed(
-                self._suite,
-                bytes(private),
-                epoch.advertised[other].masks[plan.key],
-                mine=self.position,
-                other=other,
-                plan=current.digest,
-            )
-            self._suite.add_stream(words, seed, 1 if self.position < other else -1)
+        publics = {
+            other: epoch.advertised[other].masks[plan.key]
+            for other in plan.participants
+            if other != self.position
+        }
+        seeds = pair_seeds(
+            self._suite, bytes(private), publics, mine=self.position, plan=current.digest
+        )
+        streams = [(self_seed(self._suite, bytes(own), current.digest), 1)]
+        streams += [(seed, 1 if self.position < other else -1) for other, seed in seeds.items()]
+        words = masked(self._suite, vector, plan.word_bits, streams)
         # Its owner needs neither any more: what is left of them are the others' shares.
-        _wipe(private)
-        _wipe(own)
-        epoch.masks[plan.key] = epoch.selves[plan.key] = None
-        masked = words.astype(words.dtype.newbyteorder("<"), copy=False).tobytes()
-        current.reported = self._suite.hash(masked)
+        epoch.forget(plan.key)
+        current.reported = self._suite.hash(words)
         message = Report(sender=self.position, plan=current.digest, digest=current.reported)
-        return message.signed(self._suite, self._identity).to_bytes(self._suite), masked
+        return message.signed(self._suite, self._identity).to_bytes(self._suite), words
 
     def commit(self, reports: Sequence[bytes]) -> bytes:
         """R2: say once who survived, having checked that everybody is who and where they say."""
@@ -301,6 +311,7 @@ class SiteSession:
         self, epoch: _Epoch, advertises: Sequence[bytes]
     ) -> dict[int, Advertise]:
         found: dict[int, Advertise] = {}
+        _check_count(advertises, self._roster.members)
         for data in advertises:
             message = decode(Advertise, data, self._suite)
             if message.epoch != epoch.number:  # 1
@@ -313,6 +324,7 @@ class SiteSession:
             message.verify(self._suite, public, "e1_3_signature")  # 3
             if len(message.masks) != len(epoch.masks):  # 7
                 raise ProtocolError("e1_7_rounds", "keys for another number of rounds")
+            self._suite.check_keys([message.channel, *message.masks], message.kem)  # 5
             found[message.sender] = message
         if list(found) != sorted(found):
             raise ProtocolError("e1_2_order", "keys are not in roster order")
@@ -331,10 +343,16 @@ class SiteSession:
             raise ProtocolError("r0_16_cohort", "the cohort is too small, or without this site")
         if asked.threshold != epoch.threshold:  # 17
             raise ProtocolError("r0_17_threshold", "the threshold is not the epoch's")
+        if asked.colluders < self._roster.colluders:
+            raise ProtocolError("r0_17_colluders", "the roster asks to stand more colluders")
+        # Every member of the epoch holds shares of this key, asked or not: n counts them all.
+        if not stands(len(epoch.advertised), asked.threshold, asked.colluders):
+            raise ProtocolError("r0_17_colluders", "the threshold cannot stand so many colluders")
 
     def _checked_survivors(self, current: _Round, reports: Sequence[bytes]) -> tuple[int, ...]:
         plan = current.plan
         senders: list[int] = []
+        _check_count(reports, plan.participants)
         for data in reports:
             message = decode(Report, data, self._suite)
             public = self._roster.public(message.sender)
@@ -350,18 +368,19 @@ class SiteSession:
             raise ProtocolError("r2_31_order", "survivors are not sorted, or named twice")
         if self.position not in senders:  # 30
             raise ProtocolError("r2_30_own", "this site's own report was left out")
-        fewest = max(plan.min_survivors, plan.threshold, MINIMUM_SITES)
-        if len(senders) < fewest:  # 32
-            raise ProtocolError("r2_32_too_few", f"{len(senders)} survivors, {fewest} needed")
         lost = len(plan.participants) - len(senders)
         if lost > len(plan.participants) - plan.threshold:  # 35
             raise ProtocolError("r2_35_dropouts", "more sites dropped out than may")
+        fewest = max(plan.min_survivors, plan.threshold, MINIMUM_SITES)
+        if len(senders) < fewest:  # 32
+            raise ProtocolError("r2_32_too_few", f"{len(senders)} survivors, {fewest} needed")
         if plan.training_round in self._finished:  # 34
             raise ProtocolError("r2_34_answered", "this sum was unmasked already")
         return tuple(senders)
 
     def _check_commits(self, current: _Round, commits: Sequence[bytes]) -> None:
         signers = set()
+        _check_count(commits, current.survivors)
         for data in commits:
             message = decode(Commit, data, self._suite)
             public = self._roster.public(message.sender)
@@ -467,8 +486,11 @@ def _check_expected(asked: RoundPlan, expected: ExpectedRound) -> None:
             raise ProtocolError(code, "the round plan is not what the approved plan implies")
     if len(asked.participants) * asked.limit > 2 ** (asked.word_bits - 1) - 1:  # 18
         raise ProtocolError("r0_18_overflow", "so many sites' bounds do not fit the word")
-    if 2 * asked.threshold <= len(asked.participants) + asked.colluders:
-        raise ProtocolError("r0_17_colluders", "the threshold cannot stand so many colluders")
+
+
+def _check_count(messages: Sequence[bytes], people: Sequence[object]) -> None:
+    if len(messages) > len(people):
+        raise ProtocolError("message_too_long", "more messages than there are members to send them")
 
 
 def _address(transcript: bytes, source: int, target: int) -> bytes:

@@ -6,6 +6,7 @@ epoch; the counter sees to it that even a copied process cannot use a key twice.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 from pathlib import Path
@@ -14,6 +15,10 @@ from typing import Protocol
 from ..errors import ProtocolError
 
 __all__ = ["FileRoundStore", "MemoryRoundStore", "RoundStore"]
+
+
+_LOCK = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 
 
 class RoundStore(Protocol):
@@ -52,16 +57,23 @@ class FileRoundStore:
 
     def use(self, epoch: bytes, key: int) -> None:
         """See `RoundStore.use`."""
-        last = self._read()
-        _refuse_reuse(last.get(epoch.hex(), -1), key)
-        last[epoch.hex()] = key
-        temporary = self._path.with_name(f".{self._path.name}.tmp")
-        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        lock = os.open(self._path.with_name(f".{self._path.name}.lock"), _LOCK, 0o600)
         try:
-            os.write(handle, json.dumps(last, sort_keys=True).encode())
-            os.fsync(handle)
+            fcntl.flock(lock, fcntl.LOCK_EX)  # a copied process reads after this one has written
+            last = self._read()
+            _refuse_reuse(last.get(epoch.hex(), -1), key)
+            last[epoch.hex()] = key
+            self._replace(json.dumps(last, sort_keys=True).encode())
         finally:
-            os.close(handle)
+            os.close(lock)
+
+    def _replace(self, content: bytes) -> None:
+        temporary = self._path.with_name(f".{self._path.name}.tmp")
+        temporary.unlink(missing_ok=True)  # left by a crash, or by somebody else
+        with os.fdopen(os.open(temporary, _NEW, 0o600), "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
         temporary.replace(self._path)
         folder = os.open(self._path.parent, os.O_RDONLY)
         try:
@@ -76,7 +88,7 @@ class FileRoundStore:
             return {
                 str(epoch): int(key) for epoch, key in json.loads(self._path.read_text()).items()
             }
-        except (ValueError, AttributeError) as error:
+        except (ValueError, TypeError, AttributeError) as error:
             raise ProtocolError(
                 "store_broken",
                 "the round counter's file cannot be read",

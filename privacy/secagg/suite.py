@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,7 +36,18 @@ from ..errors import ProtocolError
 __all__ = ["BLOCK_BYTES", "INTL", "Suite", "suite_of"]
 
 BLOCK_BYTES = 256 * 1024  # of the accumulator: it and one keystream block stay in the L2 cache
-_ZEROS = bytes(BLOCK_BYTES)
+_ZEROS = memoryview(bytes(BLOCK_BYTES))
+_STREAMS_AT_ONCE = 256  # cipher contexts held open together
+_X25519_PRIME = 2**255 - 19
+_LOW_ORDER = frozenset(  # u-coordinates of small order on Curve25519 and its twist
+    {
+        0,
+        1,
+        _X25519_PRIME - 1,
+        325606250916557431795983626356110631294008115727848805560023387167927233504,
+        39382357235489614581723060781553021112529911719440698176882885853963445705823,
+    }
+)
 _NONCE = bytes(12)  # every AEAD key is used for one message in one direction
 
 
@@ -89,11 +101,37 @@ class Suite:
 
     def agree(self, private: bytes, public: bytes) -> bytes:
         """Return the X25519 secret; ProtocolError `low_order_key` for a point of small order."""
+        return self.agreement(private)(public)
+
+    def agreement(self, private: bytes) -> Callable[[bytes], bytes]:
+        """Return `agree` with one private key, which is loaded once: half of an agreement."""
         key = X25519PrivateKey.from_private_bytes(private)
+
+        def agree(public: bytes) -> bytes:
+            try:
+                return key.exchange(X25519PublicKey.from_public_bytes(public))
+            except ValueError as error:
+                raise ProtocolError("low_order_key", "a public key is of low order") from error
+
+        return agree
+
+    def check_keys(self, agreement: Sequence[bytes], kem: bytes) -> None:
+        """Refuse a member's public keys before anything is done with them.
+
+        Raises:
+            ProtocolError: `low_order_key`, `key_not_canonical` (a second name of a point) or
+                `kem_key_broken`.
+        """
+        for key in agreement:
+            point = int.from_bytes(key, "little")
+            if point in _LOW_ORDER:
+                raise ProtocolError("low_order_key", "a public key is of low order")
+            if point >= _X25519_PRIME:
+                raise ProtocolError("key_not_canonical", "a public key is not in canonical form")
         try:
-            return key.exchange(X25519PublicKey.from_public_bytes(public))
+            MLKEM768PublicKey.from_public_bytes(kem)
         except ValueError as error:
-            raise ProtocolError("low_order_key", "a public key is of low order") from error
+            raise ProtocolError("kem_key_broken", "an ML-KEM key is malformed") from error
 
     def agreement_public(self, private: bytes) -> bytes:
         """Return the X25519 public key, 32 bytes, of 32 secret bytes."""
@@ -120,28 +158,42 @@ class Suite:
     def add_stream(
         self, accumulator: NDArray[np.uint32] | NDArray[np.uint64], key: bytes, sign: int
     ) -> None:
-        """Add (sign > 0) or subtract a key's stream from the accumulator, in place.
+        """Add (sign > 0) or subtract one key's stream; see `add_streams`."""
+        self.add_streams(accumulator, [(key, sign)])
 
-        The stream is AES-256-CTR with a zero counter (a key has one use), read as
-        little-endian words of the accumulator's width; addition wraps around.
+    def add_streams(
+        self,
+        accumulator: NDArray[np.uint32] | NDArray[np.uint64],
+        streams: Sequence[tuple[bytes, int]],
+    ) -> None:
+        """Add or subtract the streams of many keys, in place, block by block.
+
+        A stream is AES-256-CTR with a zero counter (a key has one use), read as little-endian
+        words of the accumulator's width; addition wraps around. A block of the accumulator
+        takes every stream while it is in the cache.
 
         Args:
             accumulator: uint32 or uint64 [d], contiguous.
-            key: 32 bytes.
-            sign: +1 or -1.
+            streams: A key of 32 bytes and a sign, +1 or -1, for each.
         """
-        stream = Cipher(algorithms.AES(key), modes.CTR(bytes(16))).encryptor()
         width = accumulator.itemsize
-        step = BLOCK_BYTES // width
-        block = bytearray(BLOCK_BYTES + 15)  # update_into wants a cipher block of head-room
+        step = max(1, min(BLOCK_BYTES // width, accumulator.size))
+        block = bytearray(step * width + 15)  # update_into wants a cipher block of head-room
         words = np.frombuffer(block, dtype=accumulator.dtype.newbyteorder("<"), count=step)
-        for start in range(0, accumulator.size, step):
-            part = accumulator[start : start + step]
-            stream.update_into(_ZEROS[: part.size * width], block)
-            if sign > 0:
-                np.add(part, words[: part.size], out=part)
-            else:
-                np.subtract(part, words[: part.size], out=part)
+        for first in range(0, len(streams), _STREAMS_AT_ONCE):
+            ciphers = [
+                (
+                    Cipher(algorithms.AES(key), modes.CTR(bytes(16))).encryptor().update_into,
+                    np.add if sign > 0 else np.subtract,
+                )
+                for key, sign in streams[first : first + _STREAMS_AT_ONCE]
+            ]
+            for start in range(0, accumulator.size, step):
+                part = accumulator[start : start + step]
+                zeros, stream = _ZEROS[: part.size * width], words[: part.size]
+                for write, combine in ciphers:
+                    write(zeros, block)
+                    combine(part, stream, out=part)
 
 
 INTL = Suite(number=1, name="intl")

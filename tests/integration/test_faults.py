@@ -69,6 +69,8 @@ def plan_of(*, min_sites: int = 4, privacy: PrivacyTerms | None = None) -> Plan:
         max_patients_per_site=1000,
         min_sites=min_sites,
         secagg="plain",
+        colluders=1,
+        roster="simulation",
         expires="2999-01-01",
     )
 

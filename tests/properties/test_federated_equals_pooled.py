@@ -97,6 +97,8 @@ def plan_of(analysis: str, parameters: dict[str, Any], cohorts: list[Cohort]) ->
         max_patients_per_site=PATIENTS,
         min_sites=len(cohorts),
         secagg="plain",
+        colluders=1,
+        roster="simulation",
         expires="9999-12-31",
     )
 

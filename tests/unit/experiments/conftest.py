@@ -17,6 +17,7 @@ from fedcohort.experiments.results import (
     PrivacyFact,
     Results,
     Row,
+    SecAggInfo,
     SiteInfo,
     Summary,
     Verdict,
@@ -194,6 +195,9 @@ def make_results(
         "seed": 0,
         "repeats": REPEATS,
         "method": Method(),
+        "secagg": SecAggInfo(
+            mode="plain", sites=len(sites), colluders=1, min_survivors=max(1, len(sites) - 1)
+        ),
         "data": DataSource(
             name="heart-disease",
             title="Heart Disease, four hospitals",

@@ -55,6 +55,8 @@ def plan(*, private: bool, patients: int = 1000) -> Plan:
         max_patients_per_site=patients,
         min_sites=3,
         secagg="plain",
+        colluders=1,
+        roster="simulation",
         expires="2027-01-01",
     )
 
