@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from numpy.typing import NDArray
 
 from ..errors import ProtocolError
-from .masking import Words, commitment, pair_seeds, self_seed, to_signed, to_words
+from .masking import commitment, pair_seeds, self_seed, unmask, words_of
 from .messages import (
     Acknowledge,
     Advertise,
@@ -84,7 +84,7 @@ class CoordinatorSession:
         self._plan: RoundPlan | None = None
         self._digest = b""
         self._reports: dict[int, bytes] = {}
-        self._sum: Words | None = None
+        self._sum: NDArray[np.int64] | None = None  # its words: `words_of`
         self._closed = False
         self._commits: dict[int, bytes] = {}
 
@@ -186,7 +186,7 @@ class CoordinatorSession:
         self._next_key += 1
         self._plan, self._digest = plan, plan.sha256(self._suite)
         self._reports, self._commits, self._closed = {}, {}, False
-        self._sum = to_words(np.zeros(plan.size, dtype=np.int64), plan.word_bits)
+        self._sum = np.zeros(plan.size, dtype=np.int64)
         return plan.to_bytes(self._suite)
 
     def add_report(self, sender: int, report: bytes, vector: bytes) -> None:
@@ -203,8 +203,8 @@ class CoordinatorSession:
             raise ProtocolError("r1_length", f"the vector of {sender} has another length")
         if self._suite.hash(vector) != message.digest:
             raise ProtocolError("r1_digest", f"the vector of {sender} is not the one it signed")
-        words = np.frombuffer(vector, dtype=total.dtype.newbyteorder("<"))
-        np.add(total, words, out=total)
+        words = words_of(total, plan.word_bits)
+        np.add(words, np.frombuffer(vector, dtype=words.dtype.newbyteorder("<")), out=words)
         self._reports[sender] = report
 
     @property
@@ -277,11 +277,11 @@ class CoordinatorSession:
             liars |= set(wrong)
             streams += self._streams(owner, secret, plan)
         self._plan = self._sum = None
-        self._suite.add_streams(total, streams)
-        self._check_range(plan, total)
+        unmask(self._suite, total, plan.word_bits, streams)
+        _check_range(plan, total)
         lost = sorted(set(plan.participants) - set(self._reports))
         opened = OpenedSum(
-            total=to_signed(total),
+            total=total,
             survivors=names_of(self._roster, sorted(self._reports)),
             dropped=names_of(self._roster, lost),
             liars=names_of(self._roster, sorted(liars)),
@@ -320,19 +320,12 @@ class CoordinatorSession:
         # The survivor added the stream if it stands before the lost site, else took it off.
         return [(seed, -1 if other < owner else 1) for other, seed in seeds.items()]
 
-    def _check_range(self, plan: RoundPlan, total: Words) -> None:
-        # Noise has no bound, but 2^62 of head-room; a sum beyond it means a broken member.
-        if plan.word_bits == 64 and total.size:
-            signed = to_signed(total)
-            if int(signed.max()) > 2**62 or int(signed.min()) < -(2**62):
-                raise ProtocolError("sum_out_of_range", "the opened sum exceeds its proved bound")
-
     def _is_complete(self, plan: RoundPlan, message: Unmask) -> bool:
         owners = tuple(entry.owner for entry in message.shares)
         kinds = all(entry.survived == (entry.owner in self._reports) for entry in message.shares)
         return owners == plan.participants and kinds and message.sender in self._reports
 
-    def _open(self) -> tuple[RoundPlan, Words]:
+    def _open(self) -> tuple[RoundPlan, NDArray[np.int64]]:
         if self._plan is None or self._sum is None:
             raise ProtocolError("phase_order", "there is no open round")
         return self._plan, self._sum
@@ -343,3 +336,10 @@ class CoordinatorSession:
             raise ProtocolError("sender_mismatch", f"a message of {sender} names another sender")
         message.verify(self._suite, self._roster.public(sender), "signature_wrong")
         return message
+
+
+def _check_range(plan: RoundPlan, total: NDArray[np.int64]) -> None:
+    # Noise has no bound, but 2^62 of head-room; a sum beyond it means a broken member.
+    if plan.word_bits == 64 and total.size:
+        if int(total.max()) > 2**62 or int(total.min()) < -(2**62):
+            raise ProtocolError("sum_out_of_range", "the opened sum exceeds its proved bound")

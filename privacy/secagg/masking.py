@@ -8,13 +8,13 @@ cancel, and learns nothing.
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ProtocolError
-from .suite import Suite
+from .suite import BLOCK_BYTES, Suite
 from .wire import Writer
 
 __all__ = [
@@ -25,50 +25,67 @@ __all__ = [
     "pair_seeds",
     "self_seed",
     "to_signed",
-    "to_words",
+    "unmask",
+    "words_of",
 ]
 
 Words = NDArray[np.uint32] | NDArray[np.uint64]
 
-_DTYPES: dict[int, type[np.uint32] | type[np.uint64]] = {32: np.uint32, 64: np.uint64}
-
-
-def to_words(values: NDArray[np.int64], word_bits: int) -> Words:
-    """Return a fresh array of words, two's complement modulo 2^word_bits.
-
-    Raises:
-        ProtocolError: `r0_18_word`: the word is not of 32 or 64 bits.
-    """
-    return values.view(np.uint64).astype(_dtype(word_bits))
+_DTYPES = {32: np.dtype(np.uint32), 64: np.dtype(np.uint64)}
 
 
 def masked(
-    suite: Suite,
-    values: NDArray[np.int64],
-    word_bits: int,
-    streams: Sequence[tuple[bytes, int]],
+    suite: Suite, values: NDArray[np.int64], word_bits: int, keys: Sequence[tuple[bytes, int]]
 ) -> bytes:
     """Return the little-endian words of a vector with its masks on.
 
-    They are written and masked in the memory that is returned (a BytesIO hands its buffer over),
-    so that one vector of words is all the memory this takes.
+    They are made in the memory that is returned (a BytesIO hands its buffer over): one vector of
+    words is all that this takes.
 
     Args:
         suite: The roster's suite.
         values: int64 [d].
         word_bits: 32 or 64.
-        streams: A key and a sign for each mask.
+        keys: Of the masks, with their signs.
 
     Raises:
         ProtocolError: `r0_18_word`: the word is not of 32 or 64 bits.
     """
-    dtype = np.dtype(_dtype(word_bits)).newbyteorder("<")
-    held = io.BytesIO(bytes(values.size * dtype.itemsize))
-    words: Words = np.frombuffer(held.getbuffer(), dtype=dtype)
-    words[:] = values.view(np.uint64)  # modulo 2^word_bits
-    suite.add_streams(words, streams)
+    dtype = _dtype(word_bits).newbyteorder("<")
+    made = io.BytesIO(bytes(values.size * dtype.itemsize))
+    words: Words = np.frombuffer(made.getbuffer(), dtype=dtype)
+    add, source = suite.streams(keys, words.dtype), values.view(np.uint64)
+    for part in _blocks(words):
+        words[part] = source[part]  # modulo 2^word_bits
+        add(words[part])
     del words
-    return held.getvalue()
+    return made.getvalue()
+
+
+def words_of(held: NDArray[np.int64], word_bits: int) -> Words:
+    """Return d words that lie at the end of the memory of int64 [d]: see `unmask`.
+
+    Raises:
+        ProtocolError: `r0_18_word`: the word is not of 32 or 64 bits.
+    """
+    words: Words = held.view(_dtype(word_bits))[-held.size :]
+    return words
+
+
+def unmask(
+    suite: Suite, held: NDArray[np.int64], word_bits: int, keys: Sequence[tuple[bytes, int]]
+) -> None:
+    """Take the masks off `words_of(held)` and leave the signed numbers they stand for in `held`.
+
+    From front to back, number by number, 8 bytes never reach words that were not read yet:
+    those of number i begin at 4 (d + i) >= 8 i.
+    """
+    words = words_of(held, word_bits)
+    add, signed = suite.streams(keys, words.dtype), words.view(f"i{words.itemsize}")
+    for part in _blocks(words):
+        add(words[part])
+        if word_bits == 32:
+            held[part] = signed[part]
 
 
 def to_signed(words: Words) -> NDArray[np.int64]:
@@ -107,7 +124,12 @@ def pair_seeds(
     return seeds
 
 
-def _dtype(word_bits: int) -> type[np.uint32] | type[np.uint64]:
+def _dtype(word_bits: int) -> np.dtype[np.uint32] | np.dtype[np.uint64]:
     if word_bits not in _DTYPES:
         raise ProtocolError("r0_18_word", f"words have 32 or 64 bits, not {word_bits}")
     return _DTYPES[word_bits]
+
+
+def _blocks(words: Words) -> Iterator[slice]:
+    step = BLOCK_BYTES // words.itemsize
+    return (slice(start, start + step) for start in range(0, words.size, step))

@@ -37,7 +37,6 @@ __all__ = ["BLOCK_BYTES", "INTL", "Suite", "suite_of"]
 
 BLOCK_BYTES = 256 * 1024  # of the accumulator: it and one keystream block stay in the L2 cache
 _ZEROS = memoryview(bytes(BLOCK_BYTES))
-_STREAMS_AT_ONCE = 256  # cipher contexts held open together
 _X25519_PRIME = 2**255 - 19
 _LOW_ORDER = frozenset(  # u-coordinates of small order on Curve25519 and its twist
     {
@@ -158,42 +157,41 @@ class Suite:
     def add_stream(
         self, accumulator: NDArray[np.uint32] | NDArray[np.uint64], key: bytes, sign: int
     ) -> None:
-        """Add (sign > 0) or subtract one key's stream; see `add_streams`."""
-        self.add_streams(accumulator, [(key, sign)])
+        """Add (sign > 0) or subtract a key's stream from the accumulator, in place."""
+        add = self.streams([(key, sign)], accumulator.dtype)
+        step = BLOCK_BYTES // accumulator.itemsize
+        for start in range(0, accumulator.size, step):
+            add(accumulator[start : start + step])
 
-    def add_streams(
-        self,
-        accumulator: NDArray[np.uint32] | NDArray[np.uint64],
-        streams: Sequence[tuple[bytes, int]],
-    ) -> None:
-        """Add or subtract the streams of many keys, in place, block by block.
+    def streams(
+        self, keys: Sequence[tuple[bytes, int]], dtype: np.dtype[np.uint32] | np.dtype[np.uint64]
+    ) -> Callable[[NDArray[np.uint32] | NDArray[np.uint64]], None]:
+        """Return what adds the next words of every key's stream to one block after another.
 
         A stream is AES-256-CTR with a zero counter (a key has one use), read as little-endian
-        words of the accumulator's width; addition wraps around. A block of the accumulator
-        takes every stream while it is in the cache.
+        words; addition wraps around. A block takes all streams while it is in the cache.
 
         Args:
-            accumulator: uint32 or uint64 [d], contiguous.
-            streams: A key of 32 bytes and a sign, +1 or -1, for each.
+            keys: A key of 32 bytes and a sign, +1 or -1, for each stream.
+            dtype: Of the words, uint32 or uint64; a block has BLOCK_BYTES at most.
         """
-        width = accumulator.itemsize
-        step = max(1, min(BLOCK_BYTES // width, accumulator.size))
-        block = bytearray(step * width + 15)  # update_into wants a cipher block of head-room
-        words = np.frombuffer(block, dtype=accumulator.dtype.newbyteorder("<"), count=step)
-        for first in range(0, len(streams), _STREAMS_AT_ONCE):
-            ciphers = [
-                (
-                    Cipher(algorithms.AES(key), modes.CTR(bytes(16))).encryptor().update_into,
-                    np.add if sign > 0 else np.subtract,
-                )
-                for key, sign in streams[first : first + _STREAMS_AT_ONCE]
-            ]
-            for start in range(0, accumulator.size, step):
-                part = accumulator[start : start + step]
-                zeros, stream = _ZEROS[: part.size * width], words[: part.size]
-                for write, combine in ciphers:
-                    write(zeros, block)
-                    combine(part, stream, out=part)
+        block = bytearray(BLOCK_BYTES + 15)  # update_into wants a cipher block of head-room
+        words = np.frombuffer(block, dtype=dtype.newbyteorder("<"), count=BLOCK_BYTES // dtype.itemsize)
+        ciphers = [
+            (
+                Cipher(algorithms.AES(key), modes.CTR(bytes(16))).encryptor().update_into,
+                np.add if sign > 0 else np.subtract,
+            )
+            for key, sign in keys
+        ]
+
+        def add(part: NDArray[np.uint32] | NDArray[np.uint64]) -> None:
+            zeros, stream = _ZEROS[: part.nbytes], words[: part.size]
+            for write, combine in ciphers:
+                write(zeros, block)
+                combine(part, stream, out=part)
+
+        return add
 
 
 INTL = Suite(number=1, name="intl")

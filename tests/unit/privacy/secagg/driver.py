@@ -185,9 +185,10 @@ class Federation:
         label: object = 0,
         attempt: int = 0,
         participants: tuple[int, ...] | None = None,
+        there: Collection[int] | None = None,
         **changes: Any,
     ) -> dict[int, tuple[bytes, bytes]]:
-        """R0 and R1 for the sites in `vectors`."""
+        """R0 and R1 for the sites in `vectors`, or for those of them that are there."""
         expected = self.expected(next(iter(vectors.values())).size, **changes)
         self.plan = self.coordinator.plan_round(
             expected,
@@ -196,9 +197,9 @@ class Federation:
             participants=participants,
         )
         self.masked = {}
-        for place, vector in vectors.items():
+        for place in sorted(vectors if there is None else there):
             self.sites[place].open_round(self.plan, expected)
-            self.masked[place] = self.sites[place].report(vector)
+            self.masked[place] = self.sites[place].report(vectors[place])
             self.seen += self.masked[place]
         return self.masked
 
@@ -214,7 +215,7 @@ class Federation:
         """Run one attempt at a sum, losing people on the way."""
         asked = options.get("participants") or self.coordinator.participants
         there = [place for place in asked if place not in lost_before_report]
-        self.report({place: vectors[place] for place in there}, **options)
+        self.report(vectors, there=there, **options)
         for place, (report, vector) in self.masked.items():
             self.coordinator.add_report(place, report, vector)
         survivors = self.coordinator.survivors()
