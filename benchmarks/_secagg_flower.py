@@ -52,7 +52,7 @@ def threshold(sites: int) -> int:
 @functools.lru_cache(maxsize=1)
 def nodes(sites: int) -> dict[int, Any]:
     """Return every node's state after the set-up stage."""
-    config = {
+    config: Any = {
         Key.SAMPLE_NUMBER: sites,
         Key.SHARE_NUMBER: sites,
         Key.THRESHOLD: threshold(sites),
@@ -81,9 +81,7 @@ def after_sharing(sites: int) -> tuple[Any, ConfigRecord, float]:
     share = (bytes(first.rd_seed_share_dict[FIRST]), bytes(first.sk1_share_dict[FIRST]))
     sources = [place for place in states if place != FIRST]
     sealed = [
-        encrypt(
-            first.ss2_dict[place], utils.share_keys_plaintext_concat(place, FIRST, *share)
-        )
+        encrypt(first.ss2_dict[place], utils.share_keys_plaintext_concat(place, FIRST, *share))
         for place in sources
     ]
     return first, ConfigRecord({Key.SOURCE_LIST: sources, Key.CIPHERTEXT_LIST: sealed}), seconds

@@ -23,12 +23,20 @@ from numpy.typing import NDArray
 
 from fedcohort.privacy.secagg.coordinator import CoordinatorSession
 from fedcohort.privacy.secagg.encoding import SHORT_WORD_FROM, Encoding
+from fedcohort.privacy.secagg.masking import words_of
 from fedcohort.privacy.secagg.roster import Member, Roster
 from fedcohort.privacy.secagg.site import ExpectedRound, SiteSession
 from fedcohort.privacy.secagg.store import MemoryRoundStore
 from fedcohort.privacy.secagg.suite import BLOCK_BYTES, INTL
 
-__all__ = ["OPENING", "Federation", "encoding_for", "keystream_seconds", "mask_seconds", "word_bits"]
+__all__ = [
+    "OPENING",
+    "Federation",
+    "encoding_for",
+    "keystream_seconds",
+    "mask_seconds",
+    "word_bits",
+]
 
 Vector = NDArray[np.float64]
 
@@ -199,12 +207,13 @@ class Round:
         for site in left:
             with self.clock("R3 check, unmask"):
                 answers[site.position] = site.unmask(signed)
-        plan, _ = before._open()
+        plan, masked = before._open()
         want = self._encoding.encode(self._values) * len(left)
         for _ in range(repeats):
             # One sum is opened once; a benchmark may open a copy of the session again.
             session = copy.copy(before)
-            session._sum, session._commits = copy.copy(before._sum), {}
+            session._sum, session._commits = np.zeros(plan.size, dtype=np.int64), {}
+            words_of(session._sum, plan.word_bits)[:] = words_of(masked, plan.word_bits)
             with self.clock(OPENING[0]):
                 session.survivors()
                 session.commits(commits)
@@ -233,19 +242,23 @@ def encode_in_place(encoding: Encoding, values: Vector) -> NDArray[np.int64]:
 
 
 def keystream_seconds(total_bytes: int) -> float:
-    """Return the CPU seconds in which AES-256-CTR writes so many bytes into one block: the limit."""
+    """Return the CPU seconds in which AES-256-CTR alone writes so many bytes: the limit."""
     stream = Cipher(algorithms.AES(os.urandom(32)), modes.CTR(bytes(16))).encryptor()
     zeros, block = bytes(BLOCK_BYTES), bytearray(BLOCK_BYTES + 15)
     started = time.process_time()
     for _ in range(-(-total_bytes // BLOCK_BYTES)):
         stream.update_into(zeros, block)
-    return (time.process_time() - started) * total_bytes / (-(-total_bytes // BLOCK_BYTES) * BLOCK_BYTES)
+    return (
+        (time.process_time() - started)
+        * total_bytes
+        / (-(-total_bytes // BLOCK_BYTES) * BLOCK_BYTES)
+    )
 
 
 def mask_seconds(size: int, streams: int) -> float:
     """Return the CPU seconds in which a client adds so many streams to its words."""
-    words: NDArray[np.uint32] | NDArray[np.uint64]
-    words = np.ones(size, dtype=np.uint32 if word_bits(size) == 32 else np.uint64)
+    words = words_of(np.zeros(size, dtype=np.int64), word_bits(size))
+    words[:] = 1
     step = BLOCK_BYTES // words.itemsize
     keys = [(os.urandom(32), 1 if number % 2 else -1) for number in range(streams)]
     started = time.process_time()

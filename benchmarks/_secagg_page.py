@@ -103,9 +103,7 @@ def bars(cells: Sequence[Cell]) -> list[Bar]:
     return found
 
 
-def report(
-    cells: Sequence[Cell], extra: Mapping[str, Any], skipped: str, *, written: bool
-) -> int:
+def report(cells: Sequence[Cell], extra: Mapping[str, Any], skipped: str, *, written: bool) -> int:
     """Print and write everything; 1 where a bar was missed."""
     tables = {
         "client": ("Client, CPU of one round", _CLIENT, [_client_row(c) for c in cells]),
@@ -188,7 +186,8 @@ case).
 {client}
 
 Not in these figures is what comes before a round. Flower's clients make and share keys anew in
-every round: {share_keys}. Ours do it once for 100 rounds, in all {set_up}: the hundredth part of that is a
+every round: {share_keys}. Ours do it
+once for 100 rounds, in all {set_up}: the hundredth part is a
 round's.
 
 ## Coordinator
@@ -201,8 +200,8 @@ leaves out what Flower's lines do not have: signatures, and messages to be read.
 
 ## Masks, bytes, memory
 
-*Limit*: the time in which AES-256-CTR alone writes as many bytes as the masks have, measured in the same
-run. *Other bytes up*: report, commitment and unmasking of one site. *Memory*: peak of encoding and
+*Limit*: the time in which AES-256-CTR alone writes as many bytes as the masks have, measured in
+the same run. *Other bytes up*: report, commitment and unmasking of one site. *Memory*: peak of encoding and
 report beyond the vector of float64, which is encoded in its own memory{memory}.
 
 {cost}

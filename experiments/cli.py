@@ -20,7 +20,14 @@ def main() -> None:
     """Dispatch; Flower reads its switches at import, so they are set before anything else."""
     os.environ.update(_SWITCHES)
     _log_where_asked()
-    arguments = sys.argv[1:]
+    try:
+        _dispatch(sys.argv[1:])
+    except KeyboardInterrupt:
+        sys.stderr.write("\nstopped: an unfinished run leaves no results\n")
+        sys.exit(130)  # what shells expect after Ctrl-C
+
+
+def _dispatch(arguments: list[str]) -> None:
     if arguments[:1] == ["run"]:
         from .launch import main as run
 

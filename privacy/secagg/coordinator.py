@@ -340,6 +340,7 @@ class CoordinatorSession:
 
 def _check_range(plan: RoundPlan, total: NDArray[np.int64]) -> None:
     # Noise has no bound, but 2^62 of head-room; a sum beyond it means a broken member.
-    if plan.word_bits == 64 and total.size:
-        if int(total.max()) > 2**62 or int(total.min()) < -(2**62):
-            raise ProtocolError("sum_out_of_range", "the opened sum exceeds its proved bound")
+    if plan.word_bits == 32 or not total.size:
+        return
+    if int(total.max()) > 2**62 or int(total.min()) < -(2**62):
+        raise ProtocolError("sum_out_of_range", "the opened sum exceeds its proved bound")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Mapping, Sequence
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +32,10 @@ __all__ = [
 
 Words = NDArray[np.uint32] | NDArray[np.uint64]
 
-_DTYPES = {32: np.dtype(np.uint32), 64: np.dtype(np.uint64)}
+_DTYPES: dict[int, np.dtype[np.uint32] | np.dtype[np.uint64]] = {
+    32: np.dtype(np.uint32),
+    64: np.dtype(np.uint64),
+}
 
 
 def masked(
@@ -53,7 +57,7 @@ def masked(
     """
     dtype = _dtype(word_bits).newbyteorder("<")
     made = io.BytesIO(bytes(values.size * dtype.itemsize))
-    words: Words = np.frombuffer(made.getbuffer(), dtype=dtype)
+    words = cast(Words, np.frombuffer(made.getbuffer(), dtype=dtype))
     add, source = suite.streams(keys, words.dtype), values.view(np.uint64)
     for part in _blocks(words):
         words[part] = source[part]  # modulo 2^word_bits

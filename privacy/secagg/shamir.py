@@ -150,7 +150,7 @@ def _interpolated(values: Mapping[int, int], chosen: Sequence[int], at: int) -> 
     """Return the value at `at` of the polynomial through the chosen points."""
     if at in chosen:
         return values[at]
-    return sum(map(mul, map(values.__getitem__, chosen), _weights(tuple(chosen), at))) % PRIME
+    return _dot([values[x] for x in chosen], _weights(tuple(chosen), at))
 
 
 @lru_cache(maxsize=4096)
@@ -163,10 +163,15 @@ def _weights(chosen: tuple[int, ...], at: int) -> tuple[int, ...]:
     return tuple(top * inverse % PRIME for inverse in _inverses(bottoms))
 
 
+def _dot(left: Sequence[int], right: Sequence[int]) -> int:
+    total: int = sum(map(mul, left, right))
+    return total % PRIME
+
+
 def _on_one_polynomial(values: Mapping[int, int], points: Sequence[int], threshold: int) -> bool:
     """Whether all these points lie on one polynomial of degree < t; wrong with chance 1/p."""
     weights = _random_check(tuple(points), threshold)
-    return sum(map(mul, map(values.__getitem__, points), weights)) % PRIME == 0
+    return _dot([values[x] for x in points], weights) == 0
 
 
 @lru_cache(maxsize=64)

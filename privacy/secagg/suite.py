@@ -176,7 +176,9 @@ class Suite:
             dtype: Of the words, uint32 or uint64; a block has BLOCK_BYTES at most.
         """
         block = bytearray(BLOCK_BYTES + 15)  # update_into wants a cipher block of head-room
-        words = np.frombuffer(block, dtype=dtype.newbyteorder("<"), count=BLOCK_BYTES // dtype.itemsize)
+        words = np.frombuffer(
+            block, dtype=dtype.newbyteorder("<"), count=BLOCK_BYTES // dtype.itemsize
+        )
         ciphers = [
             (
                 Cipher(algorithms.AES(key), modes.CTR(bytes(16))).encryptor().update_into,

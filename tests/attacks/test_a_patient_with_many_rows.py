@@ -49,10 +49,8 @@ def model(request: pytest.FixtureRequest) -> Model:
     return model_named(str(request.param))
 
 
-def cohort_for(
-    model: Model, features: np.ndarray, patient: np.ndarray, *, seed: int = 0
-) -> Cohort:
-    draw, rows = np.random.default_rng(seed), features.shape[0]
+def cohort_for(model: Model, features: np.ndarray, patient: np.ndarray, *, seed: int = 0) -> Cohort:
+    draw, rows = np.random.default_rng(seed), (features.shape[0],)
     risk = model.task == "risk"
     return Cohort(
         site="a",
@@ -189,17 +187,18 @@ def test_hostile_parameters_from_the_coordinator_change_nothing_about_it(model: 
         assert np.linalg.norm(sums[0] - sums[1]) <= CLIP * (1 + 1e-6)
 
 
-def test_leaving_any_one_of_300_patients_out_moves_the_sum_by_the_clip_at_most(
-    model: Model,
-) -> None:
+def test_leaving_any_one_patient_out_moves_the_sum_by_the_clip_at_most(model: Model) -> None:
+    # All of 300, or 120 where Opacus makes each look a hundred times slower.
+    count = 300 if model.convex else 120
     draw = np.random.default_rng(6)
-    features = draw.normal(size=(600, WIDTH)) * 10.0 ** draw.integers(-6, 7, size=(600, 1))
-    patient = np.append(np.arange(300), draw.integers(0, 300, 300))  # some with many rows
+    features = draw.normal(size=(2 * count, WIDTH))
+    features *= 10.0 ** draw.integers(-6, 7, size=(2 * count, 1))
+    patient = np.append(np.arange(count), draw.integers(0, count, count))  # some with many rows
     cohort = cohort_for(model, features, patient)
     whole = patient_level_sum(model, cohort)
     moved = [
         np.linalg.norm(whole - patient_level_sum(model, cohort.take(patient != one)))
-        for one in range(300)
+        for one in range(count)
     ]
     assert max(moved) <= CLIP * (1 + 1e-6)
     assert np.mean(moved) > 0.2 * CLIP

@@ -117,7 +117,7 @@ def test_rows_hold_every_arm_place_repeat_and_metric_once(heart: Run) -> None:
     found = Counter(
         (row["arm"], row["epsilon"], row["site"], row["repeat"], row["metric"]) for row in rows
     )
-    arms = [(arm, None) for arm in (*WITHOUT_NOISE, "personalised")]
+    arms: list[tuple[str, float | None]] = [(arm, None) for arm in (*WITHOUT_NOISE, "personalised")]
     arms += [(arm, 3.0) for arm in ("dp_sum", "dp_each", "dp_fedavg", "personalised")]
     assert {arm for arm, _ in arms} == set(ARMS)
     wanted = {
@@ -242,9 +242,7 @@ def test_one_natural_cohort_trains_and_the_other_validates(job: Runner) -> None:
 
 
 def test_cox_over_six_hospitals_is_exact_and_has_a_baseline(job: Runner) -> None:
-    run = job(
-        "study=breast-recurrence", "model=cox", "repeats=1", "arms=[local,pooled,federated]"
-    )
+    run = job("study=breast-recurrence", "model=cox", "repeats=1", "arms=[local,pooled,federated]")
     assert len(run["results"]["sites"]) == 6
     # Pooled is not stratified by hospital, federated is: near, and not the same.
     pooled, federated = (value_of(run, arm, ALL, "c_index") for arm in ("pooled", "federated"))

@@ -98,9 +98,7 @@ def test_every_arm_runs_where_hospitals_are_as_they_are(study: Study, frame: pd.
     results = study(frame, "repeats=3", "data.patient=pid", *EVERY_ARM)
     assert {("few_patients", "tiny"), ("one_class_site", "never")} <= warned(results)
     for site, reason in (("tiny", "few_patients"), ("never", "one_class")):
-        rows = [
-            row for row in results["rows"] if row["site"] == site and row["metric"] == "auroc"
-        ]
+        rows = [row for row in results["rows"] if row["site"] == site and row["metric"] == "auroc"]
         assert len(rows) == 9 * 3  # personalised twice: from the federated and the noisy model
         assert {row["value"] for row in rows} == {None}
         assert {row["reason"] for row in rows} == {reason}
@@ -170,9 +168,7 @@ def test_an_unknown_category_and_a_missing_value_stop_nothing(
     assert all(row["value"] is not None or row["reason"] for row in results["rows"])
 
 
-def test_a_hospital_set_aside_is_scored_and_never_trains(
-    study: Study, frame: pd.DataFrame
-) -> None:
+def test_a_hospital_set_aside_is_scored_and_never_trains(study: Study, frame: pd.DataFrame) -> None:
     results = study(frame, "repeats=1", "data.test_sites=[other]", "arms=[local,federated,dp_sum]",
                     *NOISY)  # fmt: skip
     roles = {site["site"]: site["role"] for site in results["sites"]}

@@ -11,9 +11,7 @@ from hypothesis.extra import numpy as hnp
 from fedcohort.privacy.clipping import clip_factors, clipped_sum, sum_by_patient
 
 ANY_FLOAT = st.floats(allow_nan=True, allow_infinity=True, width=64)
-ROWS = hnp.arrays(
-    np.float64, st.tuples(st.integers(0, 8), st.integers(1, 4)), elements=ANY_FLOAT
-)
+ROWS = hnp.arrays(np.float64, st.tuples(st.integers(0, 8), st.integers(1, 4)), elements=ANY_FLOAT)
 
 
 def index(*patients: int) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,9 +20,7 @@ SITES = st.integers(1, 200)
 
 
 @given(bound=BOUNDS, sites=SITES, parts=hnp.arrays(np.float64, 6, elements=st.floats(-1, 1)))
-def test_there_and_back_is_within_half_a_unit(
-    bound: float, sites: int, parts: np.ndarray
-) -> None:
+def test_there_and_back_is_within_half_a_unit(bound: float, sites: int, parts: np.ndarray) -> None:
     encoding = Encoding.for_sum(site_bound=bound, sites=sites)
     values = parts * bound
     back = encoding.decode(encoding.encode(values))
@@ -63,9 +62,8 @@ def test_no_sum_of_noisy_sites_overflows(
 ) -> None:
     try:
         encoding = noisy_grid(clip, patients, sites, z)
-    except PolicyError as error:
-        assert error.code == "encoding_overflow"
-        return
+    except PolicyError:  # too much for any grid: refused beforehand
+        assume(False)
     sigma = z * encoding.sensitivity_units(clip, 6)
     largest = encoding.limit + math.ceil(12 * sigma)
     for worst in (signs[:sites], [1] * sites, [-1] * sites):
@@ -203,14 +201,15 @@ def test_masks_cancel_though_they_overflow() -> None:
 
 
 def test_a_vector_of_another_shape_or_type_is_refused() -> None:
-    for vector in (
+    vectors: list[Any] = [
         np.zeros(2, dtype=np.int64),
         np.zeros((3, 1), dtype=np.int64),
         np.zeros(3),
         np.zeros(3, dtype=np.int32),
         np.zeros(3, dtype=">i8"),
         np.zeros(3, dtype=np.uint64),
-    ):
+    ]
+    for vector in vectors:
         with pytest.raises(ProtocolError) as refused:
             UnsafePlaintextSum(3).add([vector])
         assert refused.value.code == "vector_shape"

@@ -119,9 +119,7 @@ def test_a_cohort_whose_columns_differ_in_length_is_refused(risk: Risk) -> None:
 def test_an_outcome_that_does_not_fit_the_task_is_refused(risk: Risk) -> None:
     cohort = risk(10)
     with pytest.raises(DataError) as refused:
-        Cohort(
-            site="a", schema=cohort.schema, features=cohort.features, patient=cohort.patient
-        )
+        Cohort(site="a", schema=cohort.schema, features=cohort.features, patient=cohort.patient)
     assert refused.value.code == "cohort_outcome"
 
 

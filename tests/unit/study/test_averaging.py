@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,9 +20,15 @@ Risk = Callable[..., Cohort]
 MODEL = Logistic(features=4, bound=3.0)
 
 
-def private(**changes: float) -> Averaging:
-    fields = {"rounds": 3, "local_steps": 2, "clip": 0.5, "noise_multiplier": 4.0, **changes}
-    return Averaging(model=MODEL, **fields)  # type: ignore[arg-type]
+def private(**changes: Any) -> Averaging:
+    fields: dict[str, Any] = {
+        "rounds": 3,
+        "local_steps": 2,
+        "clip": 0.5,
+        "noise_multiplier": 4.0,
+        **changes,
+    }
+    return Averaging(model=MODEL, **fields)
 
 
 def test_one_site_with_one_local_step_is_gradient_descent(risk: Risk) -> None:
@@ -161,7 +168,7 @@ def test_impossible_settings_are_refused() -> None:
         ({"clip": None}, "clip_range"),
     ):
         with pytest.raises(ConfigError) as refused:
-            private(**fields)  # type: ignore[arg-type]
+            private(**fields)
         assert refused.value.code == code
     with pytest.raises(ConfigError) as refused:
         Gradient(model=MODEL, steps=0)

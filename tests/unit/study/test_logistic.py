@@ -68,12 +68,13 @@ def test_with_a_ridge_newton_finds_the_minimum_of_the_written_objective(
     risk: Risk, l2: float
 ) -> None:
     cohort = risk(60)
+    label = cohort.label
     weight = l2 * np.array([1.0, 1.0, 1.0, 1.0, 0.01])
 
     def slope(theta: Vector) -> Vector:
         rows = design(cohort)
         expected = 1 / (1 + np.exp(-(rows @ theta)))
-        return np.asarray(rows.T @ (expected - cohort.label) + weight * theta)
+        return np.asarray(rows.T @ (expected - np.asarray(label)) + weight * theta)
 
     oracle = scipy.optimize.root(slope, np.zeros(5), tol=1e-13)
     theta = solve(Newton(model=MODEL, l2=l2), [cohort]).arrays["theta"]
@@ -139,7 +140,7 @@ def test_the_clipped_gradient_is_a_loop_over_patients(risk: Risk) -> None:
     total = np.zeros(MODEL.size)
     for patient in np.unique(cohort.patient):
         slope = MODEL.gradient(parameters(), cohort.take(cohort.patient == patient))
-        total += slope * min(1.0, 0.8 / np.linalg.norm(slope))
+        total += slope * min(1.0, 0.8 / float(np.linalg.norm(slope)))
     found = MODEL.clipped_gradient(parameters(), cohort, 0.8)
     np.testing.assert_allclose(found, total, rtol=1e-12, atol=1e-12)
 

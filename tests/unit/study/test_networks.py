@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import numpy as np
@@ -34,7 +35,7 @@ def moved(model: Mlp | HazardMlp, seed: int = 1) -> Vector:
 def forward(theta: Vector, features: Vector, widths: tuple[int, ...]) -> Vector:
     """The network's outputs in numpy: weights [out, in] then biases, layer after layer."""
     at, values = 0, features
-    for number, (inputs, outputs) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+    for number, (inputs, outputs) in enumerate(itertools.pairwise(widths)):
         weights = theta[at : at + inputs * outputs].reshape(outputs, inputs)
         at += inputs * outputs
         values = values @ weights.T + theta[at : at + outputs]
@@ -155,7 +156,7 @@ def test_a_layer_without_a_proof_is_refused(layer: nn.Module) -> None:
 
 def test_a_subclass_of_a_proven_layer_is_not_that_layer() -> None:
     class Mixing(nn.Linear):
-        def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002 - torch's name
+        def forward(self, input: torch.Tensor) -> torch.Tensor:
             return super().forward(input - input.mean(dim=0))
 
     with pytest.raises(PolicyError) as refused:

@@ -20,7 +20,10 @@ from fedcohort.study.plan import PLAN_FORMAT, Plan, PrivacyTerms, analysis_of, m
 TEXT = st.text(max_size=12)
 POSITIVE = st.floats(min_value=1e-6, max_value=1e6)
 JSON_VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
     # A list in a tuple's clothes and a number as a key are spelt one way only.
     | TEXT,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
@@ -151,6 +154,12 @@ CHANGED_TERMS: dict[str, Any] = {
     "colluders": 0,
     "bound": "pld",
 }
+
+
+def changed(facts: Any, **fields: Any) -> Any:
+    return dataclasses.replace(facts, **fields)
+
+
 ONE_VALUE = {"unit", "relation"}  # of these this release knows one value only
 
 
@@ -158,7 +167,7 @@ ONE_VALUE = {"unit", "relation"}  # of these this release knows one value only
 def test_any_field_changes_the_hash(field: str) -> None:
     if field in ONE_VALUE:
         with pytest.raises(ConfigError):
-            dataclasses.replace(PLAN, **{field: "other"})
+            changed(PLAN, **{field: "other"})
         return
     assert dataclasses.replace(PLAN, **{field: CHANGED[field]}).sha256 != PLAN.sha256
 
@@ -167,7 +176,7 @@ def test_any_field_changes_the_hash(field: str) -> None:
 def test_any_privacy_term_changes_the_hash(field: str) -> None:
     if field in ONE_VALUE:
         with pytest.raises(ConfigError):
-            dataclasses.replace(TERMS, **{field: "other"})
+            changed(TERMS, **{field: "other"})
         return
     terms = dataclasses.replace(TERMS, **{field: CHANGED_TERMS[field]})
     assert dataclasses.replace(PLAN, privacy=terms).sha256 != PLAN.sha256
@@ -285,6 +294,15 @@ def test_an_impossible_value_is_refused(text: str) -> None:
     refusal_of(text)
 
 
+def read_or_refused(text: str) -> Plan | None:
+    """Read a plan, or None where it is refused; nothing else may happen."""
+    try:
+        return Plan.from_json(text)
+    except PolicyError:
+        refusal_of(text)
+        return None
+
+
 @given(st.text(max_size=40))
 def test_any_text_is_a_plan_or_a_refusal(text: str) -> None:
     refusal_of(text)
@@ -292,21 +310,15 @@ def test_any_text_is_a_plan_or_a_refusal(text: str) -> None:
 
 @given(field=st.sampled_from([*json.loads(PLAN.to_json())]), value=JSON_VALUES)
 def test_any_value_is_read_or_refused(field: str, value: object) -> None:
-    try:
-        plan = Plan.from_json(bent(**{field: value}))
-    except PolicyError as error:
-        assert error.code == "plan_unreadable"
-    else:
+    plan = read_or_refused(bent(**{field: value}))
+    if plan is not None:
         assert Plan.from_json(plan.to_json()) == plan
 
 
 @given(field=st.sampled_from(sorted(CHANGED_TERMS)), value=JSON_VALUES)
 def test_any_privacy_term_is_read_or_refused(field: str, value: object) -> None:
-    try:
-        plan = Plan.from_json(bent_terms(**{field: value}))
-    except PolicyError as error:
-        assert error.code == "plan_unreadable"
-    else:
+    plan = read_or_refused(bent_terms(**{field: value}))
+    if plan is not None:
         assert plan.privacy is not None
         plan.privacy.noise()  # and what was read can be used
 

@@ -26,8 +26,8 @@ AGES = ("<50", "50-69", ">=70")
 
 def test_a_table_is_the_crosstab_of_pandas(risk: Make) -> None:
     cohort = risk(500)
-    expected = pd.crosstab(cohort.groups["sex"], cohort.groups["age_band"])
-    expected = expected.reindex(index=SEXES, columns=AGES).to_numpy()
+    counted = pd.crosstab(cohort.groups["sex"], cohort.groups["age_band"])
+    expected = counted.reindex(index=SEXES, columns=AGES).to_numpy()
     analysis = Counts(rows="sex", row_values=SEXES, columns="age_band", column_values=AGES)
     table = solve(analysis, [cohort]).arrays["table"]
     np.testing.assert_array_equal(table[:2, :3], expected)
@@ -185,9 +185,9 @@ def test_noise_below_zero_still_gives_a_curve() -> None:
 
 
 def test_a_curve_needs_a_time_axis() -> None:
-    for fields in ({"horizon_days": 0.0}, {"horizon_days": float("nan")}):
+    for horizon in (0.0, -1.0, float("nan")):
         with pytest.raises(ConfigError) as refused:
-            KaplanMeier(**fields)
+            KaplanMeier(horizon_days=horizon)
         assert refused.value.code == "horizon_range"
     with pytest.raises(ConfigError):
         KaplanMeier(horizon_days=1.0, intervals=0)
