@@ -42,6 +42,12 @@ NOT_COVERED = (
         zh="本报告中的测试指标、计数与判定:仅存在于模拟中。",
     ),
     Note(
+        code="personalised",
+        en="A model that a site personalises: it is fitted on the site's own records without "
+        "noise and must stay there. Epsilon covers the shared model it started from.",
+        zh="由医院自行个性化的模型:它以本院记录无噪声拟合,必须留在院内;ε 只涵盖其出发的共享模型。",
+    ),
+    Note(
         code="repeats",
         en="Each repeat trains anew: epsilon is per trained model, not for all repeats together.",
         zh="每次重复都重新训练:ε 针对单个训练所得模型,而非全部重复之和。",

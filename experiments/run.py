@@ -11,6 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 
 from ..datasets import Extract
@@ -85,7 +86,8 @@ def run(settings: Settings, *, command: str, console: Console) -> dict[str, Any]
         plan_sha256 = hashlib.sha256(plan_json.encode()).hexdigest()
         with RunProgress(settings.repeats, console) as progress:
             comparison = compare(planner, extract, progress)
-        results = _results(planner, extract, comparison, plan_sha256, command, now)
+        finished = dt.datetime.now(dt.UTC)
+        results = _results(planner, extract, comparison, plan_sha256, command, finished)
         folder.write("plan.json", plan_json)
         for fit in comparison.fits:
             _save(folder.partial, fit, planner, extract, plan_sha256)
@@ -210,7 +212,7 @@ def _site(cohort: Cohort, role: Any) -> SiteInfo:  # a Literal of SiteInfo
         site=cohort.site,
         patients=cohort.patients,
         rows=cohort.rows,
-        events_or_positives=int(cohort.outcome_flag.sum()),
+        events_or_positives=int(np.unique(cohort.patient[cohort.outcome_flag]).size),
         role=role,
     )
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from ..privacy.errors import FedCohortError
+from ..privacy.errors import FedCohortError, ProtocolError
 from .node import Node, SecAggRequest
 
 __all__ = ["PHASES", "client_app"]
@@ -96,13 +96,13 @@ def _reply(message: Message, answer: Callable[[], RecordDict]) -> Message:
         content = answer()
     except FedCohortError as error:
         _log.warning("refused: %s (%s)", error, error.code)
-        content = _refusal(error.code)
+        content = _refusal(error.code, error.exit_code)
     except Exception:  # any text of a library may hold a patient's value
         _log.exception("a round failed at this site")
-        content = _refusal("site_error")
+        content = _refusal("site_error", ProtocolError.exit_code)
     return Message(content, reply_to=message)
 
 
-def _refusal(code: str) -> RecordDict:
+def _refusal(code: str, exit_code: int) -> RecordDict:
     # Padded: the length of a refusal says nothing.
-    return RecordDict({"refused": ConfigRecord({"code": code.ljust(48)[:48]})})
+    return RecordDict({"refused": ConfigRecord({"code": code.ljust(48)[:48], "exit": exit_code})})

@@ -14,7 +14,22 @@ from dataclasses import dataclass, field
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
-__all__ = ["Answers", "exchange"]
+from ..privacy.errors import ProtocolError
+
+__all__ = ["Answers", "Refusal", "exchange"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """A site's no.
+
+    Attributes:
+        code: Stable name of the rule.
+        broken: Whether the protocol was broken, or the site's software; else a rule said no.
+    """
+
+    code: str
+    broken: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,12 +38,12 @@ class Answers:
 
     Attributes:
         replies: Content by site.
-        refused: Error code by site, for sites that said no.
+        refused: By site, for sites that said no.
         silent: Sites that did not answer, crashed or are unavailable.
     """
 
     replies: Mapping[str, RecordDict]
-    refused: Mapping[str, str] = field(default_factory=dict)
+    refused: Mapping[str, Refusal] = field(default_factory=dict)
     silent: tuple[str, ...] = ()
 
 
@@ -64,7 +79,7 @@ def exchange(
     sent = list(grid.push_messages(messages))
     waiting = dict(zip(sent, nodes, strict=True))
     replies: dict[str, RecordDict] = {}
-    refused: dict[str, str] = {}
+    refused: dict[str, Refusal] = {}
     silent: list[str] = []
     deadline = time.monotonic() + timeout_s
     while waiting:
@@ -75,7 +90,9 @@ def exchange(
             if reply.has_error():
                 silent.append(site)
             elif "refused" in reply.content.config_records:
-                refused[site] = str(reply.content.config_records["refused"]["code"]).strip()
+                said = reply.content.config_records["refused"]
+                broken = said.get("exit") == ProtocolError.exit_code
+                refused[site] = Refusal(code=str(said["code"]).strip(), broken=broken)
             else:
                 replies[site] = reply.content
         if waiting:

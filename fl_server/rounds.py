@@ -6,7 +6,6 @@ A sum is opened only with at least the plan's number of sites, never with less n
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -20,7 +19,7 @@ from ..privacy.secagg.plain import UnsafePlaintextSum
 from ..study.analysis import State, Total
 from ..study.plan import Plan
 from ..study.rounds import RoundTerms
-from .exchange import exchange
+from .exchange import Refusal, exchange
 
 __all__ = [
     "Patience",
@@ -30,9 +29,6 @@ __all__ = [
     "raise_refusal",
     "round_content",
 ]
-
-
-_PROTOCOL_RULE = re.compile(r"[er]\d?_\d+_|phase_|message_|suite_|envelope_")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,29 +155,30 @@ def round_content(terms: RoundTerms, state: State, round_plan: bytes = b"") -> R
     )
 
 
-def raise_refusal(refused: Mapping[str, str]) -> None:
-    """Raise the first site's refusal, as the error that its code stands for.
+def raise_refusal(refused: Mapping[str, Refusal]) -> None:
+    """Raise the first site's refusal, as the kind of error that it is.
 
     Raises:
         PolicyError: A rule of the site said no.
         ProtocolError: A check of the protocol, or the site's software, failed.
     """
-    for site, code in sorted(refused.items()):
-        if code == "site_error":  # no rule said no: its software failed
+    for site, refusal in sorted(refused.items()):
+        if refusal.code == "site_error":  # no rule said no: its software failed
             raise ProtocolError(
-                code,
+                refusal.code,
                 f"the analysis failed at the site {site}; its reason stays there",
                 hint="Its data team finds the reason in the node's own log (in a simulation: "
                 "run again with FEDCOHORT_LOG=WARNING).",
             )
-        if _PROTOCOL_RULE.match(code):  # a check of secure aggregation, by its rule
+        if refusal.broken:
             raise ProtocolError(
-                code,
-                f"the site {site} broke off the round: {code}",
-                hint="Look the rule up in docs/reference/secagg-messages.md; nothing was opened.",
+                refusal.code,
+                f"the site {site} broke off the round: {refusal.code}",
+                hint="Look the code up in docs/reference/errors.md; nothing of the round was "
+                "opened.",
             )
         raise PolicyError(
-            code,
-            f"the site {site} refused: {code}",
+            refusal.code,
+            f"the site {site} refused: {refusal.code}",
             hint="Its data team finds the reason in the node's own log.",
         )

@@ -18,7 +18,10 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from opendp import prelude as opendp
+from opendp.domains import atom_domain, vector_domain
+from opendp.measurements import make_gaussian
+from opendp.metrics import l2_distance
+from opendp.mod import enable_features
 
 __all__ = ["MINIMUM_SHARE", "NoiseTerms", "Sharing", "discrete_gaussian"]
 
@@ -29,9 +32,8 @@ MINIMUM_SHARE = 2.0  # grid units; below it the sum no longer follows the Gaussi
 
 @lru_cache(maxsize=64)
 def _sampler(scale: float) -> Any:
-    opendp.enable_features("contrib")  # the discrete Gaussian is proven, yet carries this flag
-    space = opendp.vector_domain(opendp.atom_domain(T="i64")), opendp.l2_distance(T=float)
-    return opendp.m.make_gaussian(*space, scale=scale)
+    enable_features("contrib")  # the discrete Gaussian is proven, yet carries this flag
+    return make_gaussian(vector_domain(atom_domain(T="i64")), l2_distance(T="f64"), scale=scale)
 
 
 def discrete_gaussian(size: int, sigma: float) -> NDArray[np.int64]:

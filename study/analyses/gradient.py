@@ -4,7 +4,8 @@ With a clip norm it is differentially private gradient descent with every patien
 round: each round is one noisy sum with sensitivity C, so the accounting is a division that a
 reviewer can redo. Round 0 sums the number of patients (times C, so that it costs what every
 other round costs); the noisy answer is the step's denominator, and nobody's true count is.
-The result is the mean of the last half of the iterates, which averages noise away.
+With a clip norm the result is the mean of the last half of the iterates, which averages noise
+away; without one it is the last iterate.
 
 Source: Bassily, Smith, Thakurta 2014 (noisy gradient descent); iterate averaging is
 post-processing.
