@@ -117,12 +117,15 @@ hooks: $(DEV)  ## install the commit hooks of .pre-commit-config.yaml
 
 ## ---- numbers
 
-.PHONY: bench-accuracy bench-federation
+.PHONY: bench-accuracy bench-federation bench-secagg
 bench-accuracy: $(DEV)  ## accuracy of each arm on the shipped studies, against peers
 	@$(PY_VENV) benchmarks/accuracy.py
 
 bench-federation: $(DEV)  ## time and bytes of a round, by sites and by vector length
 	@$(PY_VENV) benchmarks/federation.py
+
+bench-secagg: $(DEV)  ## CPU, bytes and memory of masked sums, beside Flower's SecAgg+
+	@$(PY_VENV) benchmarks/secagg.py
 
 ## ---- releases
 

@@ -59,6 +59,8 @@ class ExpectedRound:
         size: d.
         limit: B.
         terms: SHA-256 of the round's terms.
+        training_round: The one name under which these terms may be summed; empty: any. Under
+            a second name the same vector could be summed over other sites, and subtracted.
     """
 
     min_survivors: int
@@ -67,6 +69,7 @@ class ExpectedRound:
     size: int
     limit: int
     terms: bytes
+    training_round: bytes = b""
 
 
 @dataclass(slots=True)
@@ -480,6 +483,7 @@ def _check_expected(asked: RoundPlan, expected: ExpectedRound) -> None:
         "r0_18_limit": asked.limit == expected.limit,
         "r0_23_size": asked.size == expected.size,
         "r0_19_terms": asked.terms == expected.terms,
+        "r0_15_round": expected.training_round in (b"", asked.training_round),
     }
     for code, holds in same.items():
         if not holds:

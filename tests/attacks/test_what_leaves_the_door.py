@@ -193,6 +193,8 @@ def plan_of(
         max_patients_per_site=MAX_PATIENTS,
         min_sites=2,
         secagg="plain",
+        colluders=1,
+        roster="simulation",
         expires="9999-12-31",
     )
 

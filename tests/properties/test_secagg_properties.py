@@ -235,7 +235,9 @@ def test_no_order_of_messages_gives_two_survivor_sets_or_two_answers(
                 answer = decode(Unmask, message, INTL)
                 answered[place, answer.plan] = answered.get((place, answer.plan), 0) + 1
                 of_plan = next(
-                    plan for plan in plans if decode(RoundPlan, plan, INTL).sha256(INTL) == answer.plan
+                    plan
+                    for plan in plans
+                    if decode(RoundPlan, plan, INTL).sha256(INTL) == answer.plan
                 )
                 key = decode(RoundPlan, of_plan, INTL).key
                 for entry in answer.shares:
@@ -260,9 +262,7 @@ def test_a_failed_sum_is_tried_again_with_the_next_key_and_is_exact(
     fed = ready(sites)
     rows = vectors(sites)
     threshold = threshold_for(sites, 1)
-    lost = data.draw(
-        st.sets(st.integers(1, sites), min_size=sites - threshold + 1, max_size=sites)
-    )
+    lost = data.draw(st.sets(st.integers(1, sites), min_size=sites - threshold + 1, max_size=sites))
     with pytest.raises(ProtocolError) as refused:
         fed.round(rows, lost_before_report=lost)
     assert code_of(refused) == "too_few_survivors"

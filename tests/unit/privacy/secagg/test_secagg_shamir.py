@@ -24,7 +24,9 @@ def is_the(secret: bytes) -> Callable[[bytes], bool]:
 
 
 @given(SECRETS, st.integers(1, 9), st.data())
-def test_any_t_shares_give_the_secret_back(secret: bytes, threshold: int, data: st.DataObject) -> None:
+def test_any_t_shares_give_the_secret_back(
+    secret: bytes, threshold: int, data: st.DataObject
+) -> None:
     holders = data.draw(
         st.lists(st.integers(1, 3000), min_size=threshold, max_size=12, unique=True)
     )
@@ -162,8 +164,8 @@ def test_one_honest_share_too_few_opens_nothing(sites: int) -> None:
     with pytest.raises(ProtocolError) as refused:
         recover(shares, threshold, is_the(secret))
     assert refused.value.code == "shares_wrong"
+    few = {x: shares[x] for x in range(1, threshold)}
     with pytest.raises(ProtocolError) as refused:
-        few = {x: shares[x] for x in range(1, threshold)}
         recover(few, threshold, is_the(secret))
     assert refused.value.code == "too_few_shares"
 

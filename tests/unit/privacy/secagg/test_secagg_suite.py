@@ -93,9 +93,7 @@ def test_hkdf_gives_the_first_32_bytes_of_rfc_5869() -> None:
     assert all(len(fields[name]) == 3 for name in names)
     for values in zip(*(fields[name] for name in names), strict=True):
         case = dict(zip(names, values, strict=True))
-        got = INTL.derive(
-            unhex(case["ikm"]), salt=unhex(case["salt"]), info=unhex(case["info"])
-        )
+        got = INTL.derive(unhex(case["ikm"]), salt=unhex(case["salt"]), info=unhex(case["info"]))
         assert got == unhex(case["okm"])[:32]
 
 

@@ -154,7 +154,9 @@ def test_the_file_opens_by_arithmetic_on_its_own_numbers() -> None:
             stream = Cipher(algorithms.AES(bytes.fromhex(seed)), modes.CTR(bytes(16))).encryptor()
             data = stream.update(bytes(size * bits // 8))
             step = bits // 8
-            return [int.from_bytes(data[at : at + step], "little") for at in range(0, len(data), step)]
+            return [
+                int.from_bytes(data[at : at + step], "little") for at in range(0, len(data), step)
+            ]
 
         masks = {place: words(seed) for place, seed in round_["self_seeds"].items()}
         pairs = {pair: words(seed) for pair, seed in round_["pair_seeds"].items()}
@@ -165,10 +167,13 @@ def test_the_file_opens_by_arithmetic_on_its_own_numbers() -> None:
             for pair, mask in pairs.items():
                 if place in pair.split("-"):
                     sign = 1 if pair.startswith(place + "-") else -1
-                    expected = [(x + sign * y) % modulus for x, y in zip(expected, mask, strict=True)]
+                    expected = [
+                        (x + sign * y) % modulus for x, y in zip(expected, mask, strict=True)
+                    ]
             if int(place) not in lost:
                 got = [
-                    int.from_bytes(data[at : at + step], "little") for at in range(0, len(data), step)
+                    int.from_bytes(data[at : at + step], "little")
+                    for at in range(0, len(data), step)
                 ]
                 assert got == expected
                 total = [a + b for a, b in zip(total, row, strict=True)]
