@@ -8,9 +8,10 @@ For n sites and vectors of length d, one after the other in the same run:
                  Flower's: `_collect_masked_vectors`, its counterpart
     coordinator  ours: `survivors`, `commits` and `open_sum`, with no drop-outs and with 10 %;
                  Flower's: what its `unmask_stage` does with the shares that came
-    unmask       the part of ours that Flower's lines have: recover the secrets, make their masks
-                 again, take them off. They verify no signature and read no message, so the bar
-                 of 1,000 (n = 50, d = 1e4, no drop-outs) is on this; every other one is on all
+    unmasking    the part of ours that Flower's lines have: recover the secrets, make their masks
+                 again, take them off. They verify no signature and read no message, so this is
+                 like for like; the bar of 1,000 (n = 50, d = 1e4, no drop-outs) is on this
+                 part, that of 10 on both
 
 All sites are real, set up for 100 rounds; every sum that is opened is compared with the exact
 one. Words have 64 bits up to d = 100,000 and 32 bits above. Vectors are encoded block by block

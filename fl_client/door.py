@@ -124,15 +124,18 @@ def prepare(contribution: Contribution, terms: RoundTerms, plan: Plan, site: Sit
     #    noise, no check may depend on data: a refusal would speak.
     if plan.privacy is None:
         site.disclosure.check(contribution)
-    # 2. Integers from here on; then this site's noise share.
-    vector = terms.encoding.encode(contribution.total)
+    # 2. The price, before the sum is looked at: what cannot be priced is refused whatever it is.
     charge = _charge_for(contribution, terms, plan)
     noise = None if plan.privacy is None else plan.privacy.noise()
-    if noise is not None:
+    # 3. Integers from here on; then this site's noise share.
+    if noise is None:
+        vector = terms.encoding.encode(contribution.total)
+    else:
         # Data-independent: the plan's clip, not what this cohort happened to need.
         sensitivity = terms.encoding.sensitivity_units(_sensitivity(contribution, plan), terms.size)
+        vector = terms.encoding.encode_noisy(contribution.total)
         vector = vector + discrete_gaussian(terms.size, noise.share_sigma(sensitivity))
-    # 3. Pay.
+    # 4. Pay.
     return Prepared(vector=vector, charge_id=site.ledger.charge(charge))
 
 
@@ -143,7 +146,7 @@ def hand_over(prepared: Prepared, plan: Plan, site: SiteTerms) -> Release:
         ProtocolError: `no_session`: the plan masks and this site cannot; or as
             `SiteSession.report`.
     """
-    # 4. Mask: the plan decides, not whoever asks.
+    # 5. Mask: the plan decides, not whoever asks.
     if plan.secagg != "masked":
         return Release(vector=prepared.vector, charge_id=prepared.charge_id)
     if site.session is None:
@@ -183,6 +186,7 @@ def _charge_for(contribution: Contribution, terms: RoundTerms, plan: Plan) -> Ch
             mechanism, releases = "local_discrete_gaussian", contribution.local.releases
             rho = releases / (2.0 * contribution.local.noise_multiplier**2)
         else:
+            _sensitivity(contribution, plan)
             mechanism, releases = "discrete_gaussian_sum", 1
             rho = 1.0 / (2.0 * plan.privacy.noise_multiplier**2)
     return Charge(

@@ -12,6 +12,7 @@ import datetime as dt
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from ..privacy.accounting import BOUND, epsilon_of
 from ..privacy.errors import PolicyError, ProtocolError
 from ..study.analysis import Analysis, State, Vector
 from ..study.cohort import Cohort
@@ -56,8 +57,8 @@ class Node:
             The plan's hash.
 
         Raises:
-            PolicyError: `plan_not_for_us`, `plan_not_approved`, `plan_expired`, `schema_mismatch`
-                or `codebook_required`.
+            PolicyError: `plan_not_for_us`, `plan_not_approved`, `plan_expired`,
+                `plan_underpriced`, `schema_mismatch` or `codebook_required`.
         """
         plan = Plan.from_json(plan_json)
         if plan.sha256 in self._studies:
@@ -76,9 +77,11 @@ class Node:
                 f"the plan expired on {plan.expires}",
                 hint="Ask the coordinator for a new plan, and approve its new hash.",
             )
+        _check_price(plan)
         cohort = self._cohort_for(plan)
         _check_cohort(plan, cohort)
-        cohort = cohort.at_most(plan.max_patients_per_site)
+        if plan.privacy is None:
+            cohort = cohort.at_most(plan.max_patients_per_site)
         self._studies[plan.sha256] = _Study(plan, cohort, self._terms_for(plan))
         return plan.sha256
 
@@ -206,6 +209,23 @@ class _Study:
             )
         if terms.round >= self._plan.max_rounds:
             raise ProtocolError("rounds_exhausted", "the plan allows no further round")
+
+
+def _check_price(plan: Plan) -> None:
+    """Recompute what the plan costs: an approval of epsilon 1 must not buy epsilon 50."""
+    terms = plan.privacy
+    if terms is None:
+        return
+    releases = analysis_of(plan).releases
+    spent = epsilon_of(terms.noise_multiplier, terms.releases, terms.delta)
+    more = releases is not None and releases > terms.releases  # None: the door refuses it
+    if more or spent > terms.epsilon * (1 + 1e-9) or terms.bound != BOUND:
+        raise PolicyError(
+            "plan_underpriced",
+            "the plan's noise and rounds cost more than the epsilon it states, or its analysis "
+            "makes more releases than it says",
+            hint="Ask for a plan whose epsilon is recomputed; `dry_run=true` prints the price.",
+        )
 
 
 def _check_cohort(plan: Plan, cohort: Cohort) -> None:

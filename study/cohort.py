@@ -141,7 +141,7 @@ class Cohort:
         )
 
     def at_most(self, patients: int) -> Cohort:
-        """Return at most so many patients, chosen by their keyed ids: a rule free of their data.
+        """Return at most so many patients, chosen by their keyed ids: for sums without noise.
 
         A public bound on a site's size sizes the integer grid. Refusing a larger site would
         tell its size; leaving patients out by a rule that looks at nothing but keys does not.

@@ -59,6 +59,10 @@ class PrivacyTerms:
     relation: str = "add_or_remove_one"
 
     def __post_init__(self) -> None:
+        for name in ("epsilon", "delta", "noise_multiplier", "clip"):
+            number = getattr(self, name)
+            if isinstance(number, int) and not isinstance(number, bool):
+                object.__setattr__(self, name, float(number))  # 3 and 3.0 are one plan
         numbers = (self.epsilon, self.noise_multiplier, self.clip)
         if not all(math.isfinite(number) and number > 0 for number in numbers):
             raise ConfigError("privacy_range", "epsilon, noise_multiplier and clip must be > 0")

@@ -142,11 +142,7 @@ class Encoding:
             PolicyError: `not_finite` or `out_of_range`: refused, never clipped in silence.
         """
         if not np.isfinite(values).all():
-            raise PolicyError(
-                "not_finite",
-                "a coordinate of the site's sum is not finite",
-                hint="Check the cohort's encoding and the model's step size.",
-            )
+            raise _not_finite()
         with np.errstate(over="ignore"):  # an infinity is out of range
             units = np.rint(values * self.scale)
         if units.size and float(np.abs(units).max()) > self.limit:
@@ -157,11 +153,33 @@ class Encoding:
             )
         return units.astype(np.int64)
 
+    def encode_noisy(self, values: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Round a clipped sum to the grid, held within the limit: it refuses nothing.
+
+        Under noise a refusal would speak of the data. Holding each coordinate within +-limit
+        never moves two sums further apart, so the sensitivity stays what it was; leaving
+        patients out instead would not: where one goes another comes in, and both count.
+
+        Raises:
+            PolicyError: `not_finite`: never for a clipped sum.
+        """
+        if not np.isfinite(values).all():
+            raise _not_finite()
+        return np.clip(np.rint(values * self.scale), -self.limit, self.limit).astype(np.int64)
+
     def decode(self, total: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return the real sum that an integer sum stands for."""
         if total.dtype != np.int64:
             raise ProtocolError("vector_dtype", f"a sum must be int64, got {total.dtype}")
         return total.astype(np.float64) / self.scale
+
+
+def _not_finite() -> PolicyError:
+    return PolicyError(
+        "not_finite",
+        "a coordinate of the site's sum is not finite",
+        hint="Check the cohort's encoding and the model's step size.",
+    )
 
 
 def _headroom(word_bits: int) -> int:

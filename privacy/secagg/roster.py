@@ -45,10 +45,11 @@ def threshold_for(sites: int, colluders: int) -> int:
         )
     threshold = 2 * sites // 3 + 1
     if not stands(sites, threshold, colluders):
+        most = min(2 * threshold - sites - 1, threshold - 2)
         raise ProtocolError(
             "too_many_colluders",
             f"{sites} sites with threshold {threshold} cannot stand {colluders} colluders",
-            hint=f"Lower secagg.colluders to at most {min(2 * threshold - sites - 1, threshold - 2)}.",
+            hint=f"Lower secagg.colluders to at most {most}.",
         )
     return threshold
 

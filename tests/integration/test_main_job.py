@@ -229,7 +229,7 @@ def test_repeats_are_different_splits(heart: Run) -> None:
 def test_one_natural_cohort_trains_and_the_other_validates(job: Runner) -> None:
     run = job(
         "study=breast-recurrence", "data.site=centre", "data.test_sites=[gbsg]", "repeats=1",
-        "arms=[pooled,federated,dp_sum,dp_each]",
+        "arms=[pooled,federated,dp_sum,dp_each]", "secagg=plain",
     )  # fmt: skip
     roles = {site["site"]: site["role"] for site in run["results"]["sites"]}
     assert roles == {"rotterdam": "participant", "gbsg": "external"}
@@ -261,3 +261,28 @@ def test_a_network_runs_through_the_same_door(job: Runner) -> None:
         assert value_of(run, arm, ALL, "auroc") > 0.7
     plan = json.loads(Path(run["folder"] / "plan.json").read_text(encoding="utf-8"))
     assert plan["plans"]["federated"]["analysis"] == "averaging"
+
+
+def test_the_results_say_how_the_sums_were_made(heart: Run) -> None:
+    assert heart["results"]["secagg"] == {
+        "mode": "masked",
+        "suite": "intl",
+        "repeats": "first",
+        "sites": 4,
+        "threshold": 3,
+        "colluders": 1,
+        "min_survivors": 4,
+        "dropped": [],
+    }
+    assert "masked_sums" in {note["code"] for note in heart["results"]["notes"]}
+    assert all(fact["masked"] for fact in heart["results"]["privacy"])
+
+
+def test_masks_change_no_number_of_a_model_without_noise(job: Runner) -> None:
+    arms = ("study=heart-disease", "repeats=2", "arms=[federated]")
+    masked = job(*arms, "secagg.repeats=all")
+    plain = job(*arms, "secagg=plain")
+    assert plain["results"]["secagg"]["mode"] == "plain"
+    assert plain["results"]["secagg"]["threshold"] is None
+    assert masked["results"]["rows"] == plain["results"]["rows"]  # the same integers
+    assert "plain_sums" in {note["code"] for note in plain["results"]["notes"]}

@@ -171,7 +171,7 @@ def test_a_private_arm_without_a_codebook_is_refused_by_policy(
     command: Command, table: list[str], tmp_path: Path
 ) -> None:
     asked = (*table, "arms=[federated,dp_sum]", "privacy.epsilon=1", "privacy.delta=1e-4")
-    answer = command("run", *asked)
+    answer = command("run", *asked, "secagg=plain")
     code, _, hint = refusal(answer)
     assert (code, answer.code) == ("codebook_required", 3)
     assert "fedcohort data codebook" in hint
@@ -181,11 +181,21 @@ def test_a_private_arm_without_a_codebook_is_refused_by_policy(
 def test_without_a_codebook_the_other_arms_run_with_a_warning(
     command: Command, table: list[str], tmp_path: Path
 ) -> None:
-    answer = command("run", *table, "repeats=1", "out=run")
+    answer = command("run", *table, "repeats=1", "out=run", "secagg=plain")
     assert answer.code == 0, answer.err
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert "no_codebook" in {warning["code"] for warning in results["warnings"]}
     assert "no_codebook" in answer.err
+
+
+def test_two_hospitals_cannot_be_masked_from_each_other(
+    command: Command, table: list[str], tmp_path: Path
+) -> None:
+    answer = command("run", *table, "repeats=1", "out=run")
+    code, _, hint = refusal(answer)
+    assert (code, answer.code) == ("secagg_too_few_sites", 1)
+    assert "secagg=plain" in hint
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_delta_that_is_too_large_for_the_patients_is_warned_of(
@@ -194,7 +204,7 @@ def test_a_delta_that_is_too_large_for_the_patients_is_warned_of(
     (tmp_path / "codebook.yaml").write_text(CODEBOOK)
     answer = command(
         "run", *table, "data.codebook=codebook.yaml", "arms=[dp_sum]", "repeats=1", "out=run",
-        "privacy.epsilon=1", "privacy.delta=0.1",
+        "privacy.epsilon=1", "privacy.delta=0.1", "secagg=plain",
     )  # fmt: skip
     assert answer.code == 0, answer.err
     assert "delta_large" in answer.err

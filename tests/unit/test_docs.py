@@ -20,13 +20,16 @@ from rich.console import Console
 
 from fedcohort.conf.schema import RunConfig, register
 from fedcohort.experiments import commands, metrics
+from fedcohort.experiments.results import SecAggInfo
 from fedcohort.experiments.run import run
 from fedcohort.experiments.settings import Settings
+from fedcohort.privacy.secagg.roster import stands, threshold_for
 from fedcohort.study import analyses, models
 from fedcohort.study.registry import names
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
+HELP = ROOT / "conf/config.yaml"
 PAGES = sorted([*DOCS.rglob("*.md"), ROOT / "README.md"])
 PACKAGES = sorted(init.parent for init in ROOT.glob("*/__init__.py"))
 
@@ -85,26 +88,37 @@ def test_the_links_of(path: Path) -> None:
     assert dead == []
 
 
+def joined(block: str) -> list[str]:
+    """Return a shell block's commands, continued lines put together."""
+    return block.replace("\\\n", " ").splitlines()
+
+
 def shell_commands() -> list[tuple[str, str]]:
-    """Return (page, command) of every `fedcohort` line in a shell block."""
-    found = []
+    """Return (page, command) of every `fedcohort` line in a shell block, and of `run --help`."""
+    footer = yaml.safe_load(HELP.read_text(encoding="utf-8"))["hydra"]["help"]["footer"]
+    shown = [(HELP, footer.partition("Examples:")[2])]
     for path in PAGES:
-        for block in blocks(path.read_text(encoding="utf-8"), "sh"):
-            for line in block.replace("\\\n", " ").splitlines():
-                if line.strip().startswith("fedcohort "):
-                    found.append((identify(path), " ".join(line.split())))
-    return found
+        shown += [(path, block) for block in blocks(path.read_text(encoding="utf-8"), "sh")]
+    return [
+        (identify(path), " ".join(line.split()))
+        for path, block in shown
+        for line in joined(block)
+        if line.strip().startswith("fedcohort ")
+    ]
 
 
 @pytest.mark.parametrize(("where", "command"), shell_commands())
 def test_the_command(where: str, command: str) -> None:
-    """Its sub-command exists, and a run's keys and values pass every check before the data."""
+    """Its sub-command exists, and a run is planned: on shipped data in full, else up to the data."""
     words = shlex.split(command, comments=True)[1:]
     if words[0] == "run":
         overrides = [word for word in words[1:] if not word.startswith("--")]
         if "--multirun" in words:
             overrides = [re.sub(r"=([^\[,]+),.*", r"=\1", word) for word in overrides]
-        Settings.of(composed(overrides))
+        settings = Settings.of(composed(overrides))
+        if settings.path is None:
+            settings = dataclasses.replace(settings, dry_run=True)
+            assert run(settings, command=command, console=Console(quiet=True))["plans"]
         return
     tool: Any = typer.main.get_command(commands.app)
     while words and hasattr(tool, "commands"):
@@ -198,10 +212,13 @@ HELPERS = {"_refuse", "_refusal"}  # they take a code first, as the errors do
 PUT_TOGETHER = {
     "…_invalid": {"KEY_invalid"},
     "privacy_…_missing": {"privacy_epsilon_missing", "privacy_delta_missing"},
+    "secagg_…": {"secagg_too_few_sites", "secagg_too_many_colluders"},  # of `threshold_for`
     "unknown_…": {"unknown_analysis", "unknown_model"},
 }
 # Codes that are looked up: in datasets/outcomes.py.
 LOOKED_UP = {"negative_time", "time_not_number", "event_not_binary"}
+# Codes of the protocol's rules, wherever they are written: `r0_17_colluders` is rule 17, in R0.
+RULE = re.compile(r"(e[012]|r[0-3]?)_\d+_[a-z_]+")
 
 
 def calls(called: set[str]) -> Iterator[ast.Call]:
@@ -227,7 +244,34 @@ def error_codes() -> set[str]:
                 if isinstance(part, ast.Constant) and isinstance(part.value, str)
             }
     outcomes = (ROOT / "datasets/outcomes.py").read_text(encoding="utf-8")
-    return codes | {code for code in LOOKED_UP if f'"{code}"' in outcomes}
+    codes |= {code for code in LOOKED_UP if f'"{code}"' in outcomes}
+    return codes | set(protocol_codes())
+
+
+def protocol_codes() -> Iterator[str]:
+    """Yield the codes that secure aggregation looks up or hands to `Message.verify`."""
+    for path in (ROOT / "privacy/secagg").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and RULE.fullmatch(str(node.value)):
+                yield str(node.value)
+            if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "verify":
+                yield from (str(a.value) for a in node.args if isinstance(a, ast.Constant))
+
+
+def test_what_is_put_together_of_the_threshold_is_what_it_can_refuse() -> None:
+    """`secagg_…` wraps `threshold_for`: its codes are read from its own source."""
+    path = ROOT / "privacy/secagg/roster.py"
+    (rule,) = (
+        node
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef) and node.name == "threshold_for"
+    )
+    refused = {
+        f"secagg_{ast.literal_eval(node.args[0])}"
+        for node in ast.walk(rule)
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "ProtocolError"
+    }
+    assert refused == PUT_TOGETHER["secagg_…"]
 
 
 def test_every_code_of_a_refusal_is_listed_and_none_is_dead() -> None:
@@ -235,6 +279,29 @@ def test_every_code_of_a_refusal_is_listed_and_none_is_dead() -> None:
         code for cells in table_rows(page("reference/errors.md")) for code in quoted(cells[0])
     }
     assert listed == error_codes()
+
+
+def test_every_rule_of_the_protocol_is_in_its_reference_and_none_is_dead() -> None:
+    text = page("reference/secagg-messages.md").partition("## Error codes")[2]
+    listed = {
+        code
+        for cells in table_rows(text.partition("\n## ")[0])
+        for cell in cells[:2]
+        for code in quoted(cell)
+    }
+    assert {code for code in protocol_codes() if RULE.fullmatch(code)} <= listed
+    assert listed <= error_codes()
+
+
+def test_the_table_of_thresholds_is_the_codes() -> None:
+    text = page("explanation/secure-aggregation.md").partition("## Thresholds")[2]
+    rows = list(table_rows(text.partition("\n## ")[0]))
+    assert rows
+    for sites, threshold, lost, colluders in ([int(c.strip("*")) for c in row] for row in rows):
+        assert threshold_for(sites, 0) == threshold
+        assert lost == sites - threshold
+        most = max(c for c in range(sites) if stands(sites, threshold, c))
+        assert colluders == most, sites
 
 
 def warning_codes() -> set[str]:
@@ -262,6 +329,16 @@ def test_every_field_of_the_results_is_documented() -> None:
     assert fields <= quoted(page("reference/results.md"))
 
 
+def test_the_example_of_the_secagg_block_is_one() -> None:
+    text = page("reference/results.md").partition("## `secagg`")[2]
+    (example,) = (json.loads(block) for block in blocks(text, "json"))
+    info = SecAggInfo(**example)
+    assert set(example) == {field.name for field in dataclasses.fields(SecAggInfo)}
+    assert info.threshold == threshold_for(info.sites, info.colluders)
+    listed = {code for cells in table_rows(text) for code in quoted(cells[0])}
+    assert set(example) <= listed
+
+
 def test_every_reason_is_documented() -> None:
     text = page("reference/results.md").partition("## Reasons")[2]
     listed = {code for cells in table_rows(text) for code in quoted(cells[0])}
@@ -275,16 +352,24 @@ def test_every_analysis_and_model_is_documented() -> None:
     assert {*names(analyses), *names(models)} <= listed
 
 
-@pytest.mark.parametrize("name", ["accuracy", "federation-speed"])
+MEASURED = {"accuracy": "accuracy", "federation-speed": "federation", "secagg-speed": "secagg"}
+
+
+def test_every_file_of_results_has_its_page() -> None:
+    kept = {path.stem for path in (ROOT / "benchmarks/results").glob("*.json")}
+    assert kept == set(MEASURED.values())
+
+
+@pytest.mark.parametrize("name", MEASURED)
 def test_the_measured_page_is_generated_and_says_how(name: str) -> None:
     text = page(f"reference/{name}.md")
-    source = {"accuracy": "accuracy", "federation-speed": "federation"}[name]
+    source = MEASURED[name]
     made = json.loads((ROOT / f"benchmarks/results/{source}.json").read_text(encoding="utf-8"))
     assert text.startswith(f"<!-- Generated by `{made['command']}`: do not edit. -->\n")
     assert f"Made on {made['date']} by `{made['command']}`." in text
     for bar in made.get("bars", []):
         row = next(cells for cells in table_rows(text) if cells[0] == bar["what"])
-        assert row[-1] == ("yes" if bar["reached"] else "NO")
+        assert row[-1].strip("*").upper() == ("YES" if bar["reached"] else "NO")
 
 
 # ---- examples that are run
@@ -322,11 +407,6 @@ def test_the_tutorials_own_table_goes_all_the_way(
     written = (tmp_path / "table.csv.predictions.csv").read_text(encoding="utf-8").splitlines()
     assert written[0] == "patient,risk"
     assert len(written) == 901
-
-
-def joined(block: str) -> list[str]:
-    """Return a shell block's commands, continued lines put together."""
-    return block.replace("\\\n", " ").splitlines()
 
 
 @pytest.mark.parametrize("book", blocks(page("how-to/complete-a-codebook.md"), "yaml"))

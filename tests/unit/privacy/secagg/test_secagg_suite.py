@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import cryptography_vectors
 import numpy as np
@@ -138,7 +139,7 @@ def test_the_mask_stream_is_aes_256_ctr_of_the_standard(
 ) -> None:
     key, counter, plain, cipher = (unhex(part) for part in ctr_cases()[case])
     started_at(counter, monkeypatch)
-    words = np.zeros(-(-len(plain) // np.dtype(width).itemsize), dtype=width)
+    words: Any = np.zeros(-(-len(plain) // np.dtype(width).itemsize), dtype=width)
     INTL.add_stream(words, key, 1)
     stream = words.astype(words.dtype.newbyteorder("<")).tobytes()
     assert bytes(a ^ b for a, b in zip(plain, stream, strict=False)) == cipher
@@ -336,7 +337,7 @@ def test_the_stream_does_not_depend_on_the_block(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(suite_module, "BLOCK_BYTES", 16 * blocks)
         patch.setattr(suite_module, "_ZEROS", bytes(16 * blocks))
-        words = np.zeros(size, dtype=width)
+        words: Any = np.zeros(size, dtype=width)
         INTL.add_stream(words, key, 1)
     assert (words == naive[:size]).all()
 
@@ -347,7 +348,7 @@ def test_the_stream_is_the_naive_one_over_several_real_blocks(
     width: type[np.uint32] | type[np.uint64], extra: int
 ) -> None:
     size = 2 * BLOCK_BYTES // np.dtype(width).itemsize + extra
-    start = np.random.default_rng(1).integers(0, 2**32, size).astype(width)
+    start: Any = np.random.default_rng(1).integers(0, 2**32, size).astype(width)
     naive = np.frombuffer(keystream(bytes(range(32)), size * start.itemsize), dtype=start.dtype)
     for sign, whole in ((1, start + naive), (-1, start - naive)):
         words = start.copy()
@@ -359,8 +360,28 @@ def test_the_stream_is_the_naive_one_over_several_real_blocks(
 def test_a_stream_added_and_taken_off_leaves_nothing(
     key: bytes, width: type[np.uint32] | type[np.uint64], values: list[int]
 ) -> None:
-    start = np.array(values, dtype=width)
+    start: Any = np.array(values, dtype=width)
     words = start.copy()
     INTL.add_stream(words, key, 1)
     INTL.add_stream(words, key, -1)
     assert (words == start).all()
+
+
+@given(
+    st.lists(st.tuples(KEYS, st.sampled_from([1, -1])), max_size=9),
+    st.lists(st.integers(0, 16), min_size=1, max_size=5),
+)
+def test_many_streams_block_by_block_are_the_streams_one_by_one(
+    streams: list[tuple[bytes, int]], blocks: list[int]
+) -> None:
+    """Blocks of whole cipher blocks, but for the last: four words of 32 bits each."""
+    size = 4 * sum(blocks)
+    together, one_by_one = np.zeros(size, dtype=np.uint32), np.zeros(size, dtype=np.uint32)
+    add = INTL.streams(streams, together.dtype)
+    at = 0
+    for count in blocks:
+        add(together[at : at + 4 * count])
+        at += 4 * count
+    for key, sign in reversed(streams):
+        INTL.add_stream(one_by_one, key, sign)
+    assert (together == one_by_one).all()
