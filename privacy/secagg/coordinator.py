@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +22,7 @@ from .messages import (
     Acknowledge,
     Advertise,
     Commit,
+    M,
     Report,
     RoundPlan,
     Share,
@@ -86,6 +87,7 @@ class CoordinatorSession:
         self._reports: dict[int, bytes] = {}
         self._sum: NDArray[np.int64] | None = None  # its words: `words_of`
         self._closed = False
+        self.malformed: dict[int, str] = {}  # by place: why a member's message was refused
         self._commits: dict[int, bytes] = {}
 
     # ---- set-up ------------------------------------------------------------------------
@@ -130,8 +132,7 @@ class CoordinatorSession:
             ProtocolError: `e2_disagreement`: no t of them agree.
         """
         said = {}
-        for sender, data in received.items():
-            message = self._from(Acknowledge, sender, data)
+        for sender, message in self._readable(Acknowledge, received):
             if message.transcript == self._transcript:
                 said[sender] = message.accepted
         if not said:
@@ -238,10 +239,9 @@ class CoordinatorSession:
         """
         plan, _ = self._open()
         digest = survivors_digest(self._suite.hash, self.survivors())
-        for sender, data in sorted(received.items()):
-            message = self._from(Commit, sender, data)
+        for sender, message in self._readable(Commit, received):
             if message.plan == self._digest and message.survivors == digest:
-                self._commits[sender] = data
+                self._commits[sender] = received[sender]
         if len(self._commits) < plan.threshold:
             raise ProtocolError("too_few_commits", "too few members signed the survivor set")
         return [self._commits[sender] for sender in sorted(self._commits)]
@@ -258,8 +258,7 @@ class CoordinatorSession:
     def _answers(self, plan: RoundPlan, received: Mapping[int, bytes]) -> dict[int, list[bytes]]:
         """Return what each member handed over: a share per participant, in their order."""
         answers = {}
-        for sender, data in received.items():
-            message = self._from(Unmask, sender, data)
+        for sender, message in self._readable(Unmask, received):
             if message.plan == self._digest and self._is_complete(plan, message):
                 answers[sender] = [entry.value for entry in message.shares]
         if len(answers) < plan.threshold:
@@ -308,7 +307,7 @@ class CoordinatorSession:
                 error.code,
                 f"the secret of {name} cannot be recovered: {error}",
                 hint=f"Nothing was opened. {name} dealt wrong shares, or too many members lied; "
-                f"plan the next attempt without {name}.",
+                f"start the study again without {name}.",
             ) from error
 
     def _streams(self, owner: int, secret: bytes, plan: RoundPlan) -> list[tuple[bytes, int]]:
@@ -330,8 +329,20 @@ class CoordinatorSession:
             raise ProtocolError("phase_order", "there is no open round")
         return self._plan, self._sum
 
-    def _from(self, kind, sender: int, data: bytes):  # type: ignore[no-untyped-def]
-        message = decode(kind, data, self._suite)
+    def _readable(self, kind: type[M], received: Mapping[int, bytes]) -> Iterator[tuple[int, M]]:
+        """Yield what can be read; who sent the rest stands in `malformed` and counts as silent."""
+        for sender, data in sorted(received.items()):
+            try:
+                yield sender, self._from(kind, sender, data)
+            except ProtocolError as error:
+                self.malformed[sender] = error.code
+
+    def _from(self, kind: type[M], sender: int, data: bytes) -> M:
+        try:
+            message = decode(kind, data, self._suite)
+        except ProtocolError as error:
+            what = f"the {kind.name.decode()} of {sender} cannot be read: {error}"
+            raise ProtocolError(error.code, what, hint=error.hint) from error
         if message.sender != sender:
             raise ProtocolError("sender_mismatch", f"a message of {sender} names another sender")
         message.verify(self._suite, self._roster.public(sender), "signature_wrong")

@@ -141,11 +141,14 @@ class Encoding:
         Raises:
             PolicyError: `not_finite` or `out_of_range`: refused, never clipped in silence.
         """
-        if not np.isfinite(values).all():
-            raise _not_finite()
         with np.errstate(over="ignore"):  # an infinity is out of range
-            units = np.rint(values * self.scale)
-        if units.size and float(np.abs(units).max()) > self.limit:
+            units = np.multiply(values, self.scale)
+        np.rint(units, out=units)
+        # A NaN fails every comparison; what failed is looked at only then.
+        within = units.size == 0 or bool(-self.limit <= units.min() and units.max() <= self.limit)
+        if not within:
+            if not np.isfinite(values).all():
+                raise _not_finite()
             raise PolicyError(
                 "out_of_range",
                 "a coordinate of the site's sum exceeds the plan's public bound",

@@ -1016,6 +1016,47 @@ def test_a14_a_lying_dealer_is_named_and_the_next_attempt_goes_without_it() -> N
     assert opened.total.tolist() == (rows[1] + rows[2] + rows[3] + rows[5]).tolist()
 
 
+def garbage(phase: str, fed: Federation, rows: dict[int, Vector]) -> Any:
+    """The fifth of seven sites sends nonsense in one phase."""
+    coordinator, sites = fed.coordinator, fed.sites
+    keys = {p: s.advertise(coordinator.epoch, 2) for p, s in sites.items()}
+    everyone = coordinator.advertises(keys)
+    boxes = coordinator.deliveries({p: s.share(everyone) for p, s in sites.items()})
+    said = {p: s.acknowledge(boxes[p]) for p, s in sites.items()}
+    coordinator.acknowledged(said | ({5: b"x"} if phase == "acknowledge" else {}))
+    there = coordinator.participants
+    for place, (report, masked) in fed.report(rows, there=there).items():
+        coordinator.add_report(place, report, masked)
+    survivors = coordinator.survivors()
+    commits = {p: sites[p].commit(survivors) for p in there}
+    agreed = coordinator.commits(commits | ({5: commits[4]} if phase == "commit" else {}))
+    answers = {p: sites[p].unmask(agreed) for p in there}
+    return coordinator.open_sum(answers | ({5: b"x" * 99} if phase == "unmask" else {}))
+
+
+@pytest.mark.parametrize(
+    ("phase", "code"),
+    [
+        ("acknowledge", "message_malformed"),
+        ("commit", "sender_mismatch"),
+        ("unmask", "message_malformed"),
+    ],
+)
+def test_a14_one_member_cannot_stop_a_sum_by_sending_nonsense(phase: str, code: str) -> None:
+    fed, rows = federation(7), vectors(7)
+    opened = garbage(phase, fed, rows)
+    assert fed.coordinator.malformed == {5: code}
+    counted = [p for p in rows if p != 5 or phase != "acknowledge"]
+    assert (opened.total == sum(rows[p] for p in counted)).all()
+    weak = the_driver().weakened(  # the positive control
+        "coordinator",
+        ("                self.malformed[sender] = error.code\n", "                raise\n"),
+    )
+    fed = federation(7)
+    fed.coordinator.__class__ = weak.CoordinatorSession
+    assert refusal(lambda: garbage(phase, fed, rows)) == code
+
+
 def test_a16_one_share_too_few_is_nothing_and_the_next_is_everything() -> None:
     fed = all_reported(7)
     found: dict[tuple[int, bool], dict[int, bytes]] = {}
