@@ -67,8 +67,8 @@ MUTATIONS = (
         "24",
         "every coordinate is finite",
         "encoding",
-        "            raise _not_finite()\n        with np.errstate(",
-        "            pass\n        with np.errstate(",
+        "                raise _not_finite()\n",
+        "                pass\n",
         ATTACKS + "test_a19_what_is_not_finite_is_refused",
     ),
     Mutation(
@@ -83,8 +83,8 @@ MUTATIONS = (
         "25",
         "every coordinate is within B",
         "encoding",
-        "if units.size and float(np.abs(units).max()) > self.limit:",
-        "if False:",
+        "        if not within:",
+        "        if False:",
         ATTACKS + "test_a19_what_exceeds_the_plans_bound_is_refused_and_not_clipped",
     ),
     Mutation(

@@ -1031,7 +1031,7 @@ def garbage(phase: str, fed: Federation, rows: dict[int, Vector]) -> Any:
     commits = {p: sites[p].commit(survivors) for p in there}
     agreed = coordinator.commits(commits | ({5: commits[4]} if phase == "commit" else {}))
     answers = {p: sites[p].unmask(agreed) for p in there}
-    return coordinator.open_sum(answers | ({5: b"x" * 99} if phase == "unmask" else {}))
+    return coordinator.open_sum(answers | ({5: bytes(99)} if phase == "unmask" else {}))
 
 
 @pytest.mark.parametrize(
@@ -1129,7 +1129,7 @@ def test_a19_what_is_not_finite_is_refused_under_noise_too(value: float) -> None
     assert refusal(lambda: ENCODING.encode_noisy(np.array([0.0, value]))) == "not_finite"
 
 
-@pytest.mark.parametrize("value", [1024.01, -1024.01, 1e300, -1e300])
+@pytest.mark.parametrize("value", [1024.01, -1024.01, 1e300, -1e300, 1.7e308])
 def test_a19_what_exceeds_the_plans_bound_is_refused_and_not_clipped(value: float) -> None:
     assert refusal(lambda: ENCODING.encode(np.array([0.0, value]))) == "out_of_range"
     assert ENCODING.encode(np.array([1024.0, -1024.0])).tolist() == [2**20, -(2**20)]
@@ -1138,12 +1138,8 @@ def test_a19_what_exceeds_the_plans_bound_is_refused_and_not_clipped(value: floa
 def test_a19_control_without_the_checks_one_site_destroys_the_sum() -> None:
     weak = the_driver().weakened(
         "encoding",
-        (
-            FINITE + '        with np.errstate(over="ignore"):',
-            '        with np.errstate(over="ignore"):',
-        ),
+        ("        if not within:", "        if False:"),
         (FINITE + "        return np.clip", "        return np.clip"),
-        ("if units.size and float(np.abs(units).max()) > self.limit:", "if False:"),
     )
     encoding = weak.Encoding(fraction_bits=10, limit=2**20)
     with np.errstate(invalid="ignore"):

@@ -109,7 +109,7 @@ def shell_commands() -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize(("where", "command"), shell_commands())
 def test_the_command(where: str, command: str) -> None:
-    """Its sub-command exists, and a run is planned: on shipped data in full, else up to the data."""
+    """Its sub-command exists; a run is planned, in full on shipped data, else up to the data."""
     words = shlex.split(command, comments=True)[1:]
     if words[0] == "run":
         overrides = [word for word in words[1:] if not word.startswith("--")]
