@@ -78,7 +78,7 @@ def compare(planner: Planner, extract: Extract, progress: Progress | None = None
         def on_round(arm: str, done: int, repeat: int = repeat) -> None:
             tell(repeat, arm, done)
 
-        current = replace(planner, masked=settings.secagg.masks(repeat))
+        current = replace(planner, masked=planner.masked and settings.secagg.masks(repeat))
         trained = train_arms(current, [train for train, _ in splits], on_round)
         fits = fits or trained
         for fit in trained:

@@ -48,14 +48,6 @@ class Planner:
     today: dt.date
     masked: bool
 
-    def __post_init__(self) -> None:
-        if not self.masked:
-            return
-        try:
-            threshold_for(len(self.sites), self._colluders())
-        except ProtocolError as error:
-            raise ConfigError(f"secagg_{error.code}", str(error), hint=error.hint) from error
-
     def model_parameters(self) -> dict[str, Any]:
         """Return the model as a plan names it.
 
@@ -158,7 +150,7 @@ class Planner:
         sharing: Literal["sum", "each", "local"] = SHARING[arm]  # type: ignore[assignment]
         # Noise that every site adds in full needs no other site's help against colluders.
         # No more sites can collude than there are others.
-        colluders = self._colluders() if sharing == "sum" else 0
+        colluders = self.colluders if sharing == "sum" else 0
         survivors = self._min_survivors()
         if survivors <= colluders:
             raise ConfigError(
@@ -180,7 +172,32 @@ class Planner:
             bound=BOUND,
         )
 
-    def _colluders(self) -> int:
+    @property
+    def threshold(self) -> int | None:
+        """T of the masks; None without masks.
+
+        Raises:
+            ConfigError: `secagg_too_few_sites` or `secagg_too_many_colluders`.
+        """
+        if not self.masked:
+            return None
+        try:
+            return threshold_for(len(self.sites), self.colluders)
+        except ProtocolError as error:
+            raise ConfigError(f"secagg_{error.code}", str(error), hint=error.hint) from error
+
+    @property
+    def min_sites(self) -> int:
+        """Fewest sites in a sum without noise: all of them, unless a smaller number was asked for.
+
+        Two sums of one state that differ in one site give that site's vector away; noise pays
+        for that, and where there is none nobody may be left out.
+        """
+        asked = self.settings.secagg.min_survivors
+        return len(self.sites) if asked is None else self._min_survivors()
+
+    @property
+    def colluders(self) -> int:
         """Return c: no more sites can collude than there are others."""
         return min(self.settings.secagg.colluders, len(self.sites) - 1)
 
@@ -200,6 +217,7 @@ class Planner:
     def _plan(
         self, analysis: str, parameters: dict[str, Any], privacy: PrivacyTerms | None = None
     ) -> Plan:
+        _ = self.threshold  # refuses in our words what the plan would refuse in its own
         return Plan(
             study=self.settings.study,
             purpose=self.settings.purpose,
@@ -210,9 +228,9 @@ class Planner:
             privacy=privacy,
             max_rounds=_ROUNDS_LIMIT,
             max_patients_per_site=self.settings.max_patients_per_site,
-            min_sites=self._min_survivors(),
+            min_sites=self.min_sites,
             secagg="masked" if self.masked else "plain",
-            colluders=self._colluders(),
+            colluders=self.colluders,
             roster="simulation",
             expires=self.today.replace(year=self.today.year + 1, day=1).isoformat(),
         )

@@ -9,13 +9,12 @@ import re
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from rich.console import Console
 
 from ..datasets import Extract
-from ..privacy.secagg.roster import threshold_for
 from ..privacy.secagg.suite import INTL
 from ..study.cohort import Cohort
 from ..study.plan import Plan
@@ -72,7 +71,7 @@ def run(settings: Settings, *, command: str, console: Console) -> dict[str, Any]
         schema=extract.schema,
         sites=sites,
         today=now.date(),
-        masked=settings.secagg.mode == "masked",
+        masked=settings.secagg.mode == "masked" and settings.federates,
     )
     planner.model()
     plans = plans_of(planner)
@@ -170,25 +169,30 @@ def _results(
         privacy=tuple(_privacy(fit) for fit in comparison.fits if _is_private(fit)),
         rows=comparison.rows,
         summary=comparison.summary,
-        notes=(*NOTES, masked_note(settings.secagg.repeats) if planner.masked else PLAIN_SUMS),
+        notes=(*NOTES, masked_note(_masked_repeats(planner)) if planner.masked else PLAIN_SUMS),
         picture=PictureData(curves=comparison.curves),
     )
 
 
 def _secagg(planner: Planner, comparison: Comparison) -> SecAggInfo:
-    asked = planner.settings.secagg
-    sites = len(planner.sites)
-    plan = planner.federated()
     return SecAggInfo(
         mode="masked" if planner.masked else "plain",
         suite=INTL.name if planner.masked else None,
-        repeats=asked.repeats if planner.masked else "none",  # type: ignore[arg-type]
-        sites=sites,
-        threshold=threshold_for(sites, plan.colluders) if planner.masked else None,
-        colluders=plan.colluders,
-        min_survivors=plan.min_sites,
+        repeats=_masked_repeats(planner),
+        sites=len(planner.sites),
+        threshold=planner.threshold,
+        colluders=planner.colluders,
+        min_survivors=planner.min_sites,
         dropped=comparison.dropped,
     )
+
+
+def _masked_repeats(planner: Planner) -> Literal["first", "all", "none"]:
+    """Return which repeats were really masked; of one repeat, the first is all."""
+    settings = planner.settings
+    if not planner.masked:
+        return "none"
+    return "all" if settings.secagg.repeats == "all" or settings.repeats == 1 else "first"
 
 
 def _warnings(settings: Settings, extract: Extract) -> tuple[Warned, ...]:

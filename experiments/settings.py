@@ -101,6 +101,11 @@ class Settings:
     out: Path | None
     overwrite: bool
 
+    @property
+    def federates(self) -> bool:
+        """Whether any arm passes the wire; the others are computed in one process."""
+        return any(arm in ("federated", "personalised", *DP_ARMS) for arm in self.arms)
+
     @classmethod
     def of(cls, config: DictConfig) -> Settings:
         """Check a composed configuration.

@@ -136,6 +136,7 @@ def _federated(
         "bound": None if terms is None else terms.bound,
         "federated": _plain(outcome.result),
         "pooled": _plain(pooled),
+        "secagg": plan.secagg,
         "bytes_up": outcome.bytes_up,
     }
 

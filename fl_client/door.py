@@ -59,11 +59,13 @@ class SiteTerms:
         ledger: Who pays.
         disclosure: The site's own rules for what leaves without noise.
         session: Its side of secure aggregation; None where a plan sums in plain.
+        roster: The roster it pinned, as plans name it.
     """
 
     ledger: Ledger
     disclosure: Disclosure
     session: SiteSession | None = None
+    roster: str = "simulation"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

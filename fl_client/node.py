@@ -58,7 +58,8 @@ class Node:
 
         Raises:
             PolicyError: `plan_not_for_us`, `plan_not_approved`, `plan_expired`,
-                `plan_underpriced`, `schema_mismatch` or `codebook_required`.
+                `plan_underpriced`, `schema_mismatch`, `codebook_required` or
+                `roster_mismatch`.
         """
         plan = Plan.from_json(plan_json)
         if plan.sha256 in self._studies:
@@ -82,7 +83,14 @@ class Node:
         _check_cohort(plan, cohort)
         if plan.privacy is None:
             cohort = cohort.at_most(plan.max_patients_per_site)
-        self._studies[plan.sha256] = _Study(plan, cohort, self._terms_for(plan))
+        terms = self._terms_for(plan)
+        if plan.secagg == "masked" and plan.roster != terms.roster:
+            raise PolicyError(
+                "roster_mismatch",
+                "the plan masks under another roster than the one this site pinned",
+                hint="Ask for a plan under the roster that your members signed.",
+            )
+        self._studies[plan.sha256] = _Study(plan, cohort, terms)
         return plan.sha256
 
     def secagg(self, request: SecAggRequest) -> bytes:

@@ -1,9 +1,9 @@
 """One masked sum over Flower: relay the messages of secure aggregation, open the sum.
 
 The coordinator's session decides; this file carries bytes. An epoch's set-up serves many rounds.
-A round that too few sites reported is tried again among those that did, with the next key
-and the same prepared vectors, never with less noise; once a site has unmasked, the sum is opened
-or lost, and is not asked for twice.
+A round that too few sites reported is tried again with everybody, the next key and the same
+prepared vectors, never with less noise; once a site has unmasked, the sum is opened or lost,
+and is not asked for twice.
 """
 
 from __future__ import annotations

@@ -120,6 +120,9 @@ def expected_round(plan: Plan, terms: RoundTerms) -> ExpectedRound:
         size=terms.size,
         limit=terms.limit,
         terms=bytes.fromhex(terms.sha256),
+        # One sum has one name: under a second one its vector could be opened twice, once
+        # without a site, and the difference would be that site's.
+        training_round=bytes.fromhex(terms.sha256),
     )
 
 

@@ -79,7 +79,7 @@ class Encoding:
         size: int,
         word_bits: int = 64,
     ) -> Encoding:
-        """Return the grid on which a clipped patient weighs 2^13 units or more.
+        """Return the grid on which a clipped patient weighs 2^13 units or more in 64-bit words.
 
         Rounding inflates the sensitivity by sqrt(d) units, under 1 %. Where 32-bit words
         cannot hold so fine a grid, 64-bit words are taken: what is public decides.

@@ -119,7 +119,9 @@ class Averaging(Analysis):
             size=values.size,
         )
         sigma = multiplier * encoding.sensitivity_units(sensitivity, values.size)
-        return encoding.decode(encoding.encode_noisy(values) + discrete_gaussian(values.size, sigma))
+        return encoding.decode(
+            encoding.encode_noisy(values) + discrete_gaussian(values.size, sigma)
+        )
 
     def _handed_over(self, total: Vector, cohort: Cohort, *, releases: int) -> Contribution:
         local = None
