@@ -161,6 +161,7 @@ class Round:
         self.up_bytes = self.vector_bytes = self.extra_bytes = 0
         self.coordinator_seconds: list[tuple[float, float]] = []
         coordinator = federation.coordinator
+        name = os.urandom(32)
         expected = ExpectedRound(
             min_survivors=coordinator.threshold,
             colluders=1,
@@ -168,8 +169,9 @@ class Round:
             size=values.size,
             limit=self._encoding.limit,
             terms=bytes(32),
+            training_round=name,
         )
-        plan = coordinator.plan_round(expected, training_round=os.urandom(32), attempt=0)
+        plan = coordinator.plan_round(expected, training_round=name, attempt=0)
         for site in federation.members:
             with self.clock("R0 check the plan"):
                 site.open_round(plan, expected)

@@ -206,10 +206,11 @@ class Planner:
         asked = self.settings.secagg.min_survivors
         if asked is None:
             return count if count <= 6 else 2 * count // 3 + 1
-        if not 1 <= asked <= count:
+        fewest = self.threshold or 1
+        if not fewest <= asked <= count:
             raise ConfigError(
                 "secagg_min_survivors_invalid",
-                f"secagg.min_survivors must lie in [1, {count}], got {asked}",
+                f"secagg.min_survivors must lie in [{fewest}, {count}], got {asked}",
                 hint="Leave it out: the default survives no drop-out up to six sites.",
             )
         return asked

@@ -148,7 +148,13 @@ class Plan:
         if self.secagg not in ("masked", "plain"):
             raise ConfigError("plan_secagg", f"secagg is masked or plain, not {self.secagg!r}")
         if self.secagg == "masked":
-            threshold_for(len(self.sites), self.colluders)
+            # m >= t of the plan's own sites: two sums over m of them share an honest site that
+            # answers once, also where a later attempt runs over fewer.
+            fewest = threshold_for(len(self.sites), self.colluders)
+            if self.fewest_sites < fewest:
+                raise ConfigError(
+                    "plan_range", f"masked sums of these sites need {fewest} of them or more"
+                )
 
     def to_json(self) -> str:
         """Return the canonical JSON."""

@@ -69,7 +69,7 @@ class ExpectedRound:
     size: int
     limit: int
     terms: bytes
-    training_round: bytes = b""
+    training_round: bytes
 
 
 @dataclass(slots=True)

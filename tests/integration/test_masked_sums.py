@@ -10,9 +10,10 @@ import pytest
 from flwr.app import Message
 
 from fedcohort.experiments import federate as federate_module
-from fedcohort.experiments import local_grid
+from fedcohort.experiments import flower_compat, local_grid
 from fedcohort.experiments.federate import federate
 from fedcohort.experiments.local_grid import Fault, InProcessGrid
+from fedcohort.fl_client.node import Node
 from fedcohort.fl_server.coordinator import Outcome
 from fedcohort.fl_server.rounds import Patience
 from fedcohort.privacy.accounting import BOUND, calibrate
@@ -26,8 +27,13 @@ from fedcohort.study.plan import Plan, PrivacyTerms
 SITES = ("a", "b", "c", "d", "e")
 PATIENTS = 173  # a count that is easy to find in bytes
 SCHEMA = Schema(
-    name="masked", task="risk", features=("x", "y"), bound=4.0, outcome="o", codebook_sha256="0" * 64
-)  # fmt: skip
+    name="masked",
+    task="risk",
+    features=("x", "y"),
+    bound=4.0,
+    outcome="o",
+    codebook_sha256="0" * 64,
+)
 QUICK = Patience(timeout_s=0.3, attempts=2)
 MODEL = {"name": "logistic", "features": 2, "bound": 4.0}
 
@@ -204,7 +210,7 @@ def test_a_member_that_lies_about_a_share_is_named_and_the_sum_comes_out(
 def captured(monkeypatch: pytest.MonkeyPatch, run: Callable[[], object]) -> bytes:
     """Return every byte that reached the coordinator during a run."""
     seen: list[bytes] = []
-    deliver = local_grid.over_the_wire
+    deliver = flower_compat.over_the_wire
 
     def tap(message: Message) -> Message:
         arrived = deliver(message)
@@ -231,17 +237,19 @@ def test_no_byte_that_the_coordinator_gets_tells_a_sites_numbers(
     hundred kilobytes of a run. The positive control is the same run in plain.
     """
     words: set[bytes] = set()
-    prepare = federate_module.Node.report
+    prepare = Node.report
 
-    def spy(self: federate_module.Node, *asked: object) -> object:
+    def spy(self: Node, *asked: object) -> object:
         answer = prepare(self, *asked)  # type: ignore[arg-type]
         for study in self._studies.values():
             if study._prepared is not None:
                 vector = study._prepared[1].vector
-                words.update(int(word).to_bytes(8, "little", signed=True) for word in vector if word)
+                words.update(
+                    int(word).to_bytes(8, "little", signed=True) for word in vector if word
+                )
         return answer
 
-    monkeypatch.setattr(federate_module.Node, "report", spy)
+    monkeypatch.setattr(Node, "report", spy)
     in_plain = captured(monkeypatch, lambda: federate(plan_of("plain"), cohorts))
     assert all(word in in_plain for word in words)
     words.clear()
@@ -256,7 +264,7 @@ def test_no_byte_that_the_coordinator_gets_tells_a_sites_numbers(
 
 def test_two_sites_cannot_be_masked_from_each_other(cohorts: list[Cohort]) -> None:
     with pytest.raises(ProtocolError) as refused:
-        dataclasses.replace(plan_of(min_sites=2), sites=("a", "b"))
+        dataclasses.replace(plan_of("plain", min_sites=2), sites=("a", "b"), secagg="masked")
     assert refused.value.code == "too_few_sites"
 
 

@@ -37,7 +37,9 @@ class Heart:
             settings=settings,
             schema=self.extract.schema,
             sites=tuple(cohort.site for cohort in self.extract.cohorts),
-            today=dt.date(2026, 1, 1),
+            # A plan expires a year after this day, and its nodes look at the calendar.
+            today=dt.datetime.now(dt.UTC).date(),
+            masked=False,
         )
         self.model = self.planner.model()
 

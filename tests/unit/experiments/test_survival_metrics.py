@@ -9,14 +9,14 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from sksurv.metrics import (  # type: ignore[import-untyped]
+from sksurv.metrics import (
     brier_score,
     concordance_index_censored,
     integrated_brier_score,
 )
 from sksurv.metrics import cumulative_dynamic_auc as sksurv_auc
-from sksurv.nonparametric import kaplan_meier_estimator  # type: ignore[import-untyped]
-from sksurv.util import Surv  # type: ignore[import-untyped]
+from sksurv.nonparametric import kaplan_meier_estimator
+from sksurv.util import Surv
 
 from fedcohort.experiments import survival_metrics as module
 from fedcohort.experiments.metrics import Measured

@@ -128,7 +128,6 @@ def test_the_canonical_form_is_this_one() -> None:
 
 
 CHANGED: dict[str, Any] = {
-    "secagg": "masked",
     "colluders": 0,
     "roster": "ab" * 32,
     "study": "t",
@@ -160,7 +159,7 @@ def changed(facts: Any, **fields: Any) -> Any:
     return dataclasses.replace(facts, **fields)
 
 
-ONE_VALUE = {"unit", "relation"}  # of these this release knows one value only
+ONE_VALUE = {"secagg", "unit", "relation"}  # checked apart, or of one value only
 
 
 @pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Plan)])
@@ -170,6 +169,16 @@ def test_any_field_changes_the_hash(field: str) -> None:
             changed(PLAN, **{field: "other"})
         return
     assert dataclasses.replace(PLAN, **{field: CHANGED[field]}).sha256 != PLAN.sha256
+
+
+def test_masks_change_the_hash() -> None:
+    plain = dataclasses.replace(PLAN, privacy=None, min_sites=3)
+    assert dataclasses.replace(plain, secagg="masked").sha256 != plain.sha256
+
+
+def test_a_masked_plan_opens_no_sum_of_fewer_sites_than_its_threshold() -> None:
+    with pytest.raises(ConfigError):
+        dataclasses.replace(PLAN, privacy=None, min_sites=2, secagg="masked")
 
 
 @pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(PrivacyTerms)])

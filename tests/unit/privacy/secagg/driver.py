@@ -175,6 +175,7 @@ class Federation:
             "size": size,
             "limit": 2**40,
             "terms": bytes(32),
+            "training_round": b"",  # any: what a name protects is the attacks' business
         }
         return ExpectedRound(**(plain | changes))
 
