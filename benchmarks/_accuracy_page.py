@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 else:
     from _common import markdown_table
 
-from fedcohort.experiments.results import ALL, MEAN_OF_SITES, Results, SiteInfo, Summary
+from fedcohort.experiments.reporting.results import ALL, MEAN_OF_SITES, Results, SiteInfo, Summary
 
 __all__ = ["BAR_HEAD", "Bar", "bar_line", "document", "text"]
 

@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fedcohort.conf.schema import register
-from fedcohort.experiments.results import Results, read
+from fedcohort.experiments.reporting.results import Results, read
 from fedcohort.experiments.run import run
 from fedcohort.experiments.settings import Settings
 

@@ -44,7 +44,7 @@ def message_rounds(sites: int, size: int, rounds: int) -> list[Moment]:
     from flwr.clientapp import ClientApp
     from flwr.serverapp import Grid
 
-    from fedcohort.experiments.local_grid import InProcessGrid, run_in_process
+    from fedcohort.experiments.simulation.local_grid import InProcessGrid, run_in_process
     from fedcohort.fl_server.app import server_app
 
     client = ClientApp()
@@ -77,7 +77,7 @@ def study_rounds(sites: int, size: int, rounds: int) -> list[Moment]:
     """Run a plan of gradient rounds over ten tiny cohorts: all that a real study does."""
     import numpy as np
 
-    from fedcohort.experiments.federate import federate
+    from fedcohort.experiments.simulation.federate import federate
     from fedcohort.study.cohort import Cohort, Schema
     from fedcohort.study.plan import Plan
 

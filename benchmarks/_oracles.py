@@ -10,7 +10,7 @@ import statsmodels.api as statsmodels
 from numpy.typing import NDArray
 
 from fedcohort.datasets import Extract, LoadOptions, load_catalogue
-from fedcohort.experiments.federate import federate
+from fedcohort.experiments.simulation.federate import federate
 from fedcohort.study.cohort import concatenate
 from fedcohort.study.plan import Plan
 

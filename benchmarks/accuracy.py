@@ -27,8 +27,8 @@ else:  # a script's own folder is on its path
     import _oracles as oracles
     from _accuracy_page import BAR_HEAD, Bar, bar_line, document, text
 
-from fedcohort.experiments.intervals import corrected_interval
-from fedcohort.experiments.results import ALL, MEAN_OF_SITES, Results
+from fedcohort.experiments.reporting.results import ALL, MEAN_OF_SITES, Results
+from fedcohort.experiments.scores.intervals import corrected_interval
 
 HEART = ("study=heart-disease", "privacy.epsilon=[1,3]")
 BREAST = ("study=breast-recurrence", "privacy.epsilon=1")

@@ -20,9 +20,9 @@ from ..study.analysis import Vector, solve
 from ..study.cohort import Cohort, concatenate
 from ..study.model import Model
 from ..study.plan import Plan
-from .federate import federate
 from .planning import Planner, personal, unfederated
 from .settings import DP_ARMS
+from .simulation.federate import federate
 
 __all__ = ["Fit", "train_arms"]
 

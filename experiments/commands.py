@@ -225,7 +225,7 @@ def report(
     out: Annotated[Path | None, typer.Option(help="Where to write; stdout otherwise.")] = None,
 ) -> None:
     """Render a run's report again from its results.json, byte for byte."""
-    from .report import make
+    from .reporting.report import make
 
     page = make(run_folder)
     if out is None:

@@ -15,11 +15,11 @@ import numpy as np
 
 from ..datasets import Extract, split
 from .arms import Fit, train_arms
-from .curves import CurveKeeper
-from .evaluate import PRIMARY, score
-from .intervals import mean_interval, verdict
 from .planning import Planner
-from .results import ALL, Curve, Row, Summary, Verdict
+from .reporting.results import ALL, Curve, Row, Summary, Verdict
+from .scores.curves import CurveKeeper
+from .scores.evaluate import PRIMARY, score
+from .scores.intervals import mean_interval, verdict
 
 __all__ = ["Comparison", "compare"]
 

@@ -14,7 +14,7 @@ from ..study.analysis import Vector
 from ..study.cohort import Cohort, Schema
 from ..study.model import Prediction
 from ..study.plan import model_of
-from .models import SavedModel, load_model
+from .reporting.models import SavedModel, load_model
 
 __all__ = ["predict"]
 
@@ -77,7 +77,7 @@ def predict(
 
 def _by_year(survival: Vector, days: Vector) -> dict[str, np.ndarray]:
     """Return the risk by the horizon and the chance of no event by each year's end."""
-    from .evaluate import resampled  # with Flower behind it, which a risk model can spare
+    from .scores.evaluate import resampled  # with Flower behind it, which a risk model can spare
 
     years = range(1, int(days[-1] // 365) + 1)
     by_year = resampled(survival, days, np.array([365.0 * year for year in years]))

@@ -20,17 +20,16 @@ from ..study.cohort import Cohort
 from ..study.plan import Plan
 from .arms import Fit
 from .compare import Comparison, compare
-from .evaluate import PRIMARY
 from .extracts import load
-from .folder import RunFolder
-from .models import save_model
-from .notes import NOT_COVERED, NOTES, PLAIN_SUMS, masked_note
 from .planning import Planner
-from .plots import comparison_svg
 from .pricing import plans_of, price, show_prices
 from .progress import RunProgress
-from .report import render
-from .results import (
+from .reporting.folder import RunFolder
+from .reporting.models import save_model
+from .reporting.notes import NOT_COVERED, NOTES, PLAIN_SUMS, masked_note
+from .reporting.plots import comparison_svg
+from .reporting.report import render
+from .reporting.results import (
     DataSource,
     Method,
     PictureData,
@@ -40,8 +39,9 @@ from .results import (
     SiteInfo,
     Warned,
 )
+from .reporting.tables import show
+from .scores.evaluate import PRIMARY
 from .settings import Settings
-from .tables import show
 
 __all__ = ["run"]
 

@@ -17,7 +17,7 @@ from ..conf.schema import FedAvgConfig, PrivateConfig
 from ..datasets import LoadOptions
 from ..fl_server.rounds import Patience
 from ..privacy.errors import ConfigError
-from .results import ARMS
+from .reporting.results import ARMS
 
 __all__ = [
     "ALGORITHMS",

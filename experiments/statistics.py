@@ -18,7 +18,7 @@ from ..privacy.secagg.roster import MINIMUM_SITES
 from ..study.analysis import Result, solve
 from ..study.cohort import concatenate
 from ..study.plan import Plan, PrivacyTerms, analysis_of
-from .federate import federate
+from .simulation.federate import federate
 
 __all__ = ["counts", "kaplan_meier"]
 

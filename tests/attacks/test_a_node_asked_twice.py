@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from fedcohort.experiments.federate import _ceremony, simulated_node
+from fedcohort.experiments.simulation.federate import _ceremony, simulated_node
 from fedcohort.fl_client import node as node_module
 from fedcohort.fl_client.node import Node, SecAggRequest
 from fedcohort.privacy.errors import PolicyError, ProtocolError

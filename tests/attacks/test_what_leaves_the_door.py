@@ -25,7 +25,7 @@ from flwr.clientapp import ClientApp
 from flwr.common.serde import message_to_proto, recorddict_to_proto
 
 import fedcohort
-from fedcohort.experiments.local_grid import InProcessGrid
+from fedcohort.experiments.simulation.local_grid import InProcessGrid
 from fedcohort.fl_client.app import client_app
 from fedcohort.fl_client.door import (
     NoDisclosureRules,

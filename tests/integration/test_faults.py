@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from flwr.app import ConfigRecord, Message, RecordDict
 
-from fedcohort.experiments import federate as federate_module
-from fedcohort.experiments import local_grid
-from fedcohort.experiments.federate import federate
-from fedcohort.experiments.flower_compat import over_the_wire, stamped
-from fedcohort.experiments.local_grid import Fault, InProcessGrid
+from fedcohort.experiments.simulation import federate as federate_module
+from fedcohort.experiments.simulation import local_grid
+from fedcohort.experiments.simulation.federate import federate
+from fedcohort.experiments.simulation.flower_compat import over_the_wire, stamped
+from fedcohort.experiments.simulation.local_grid import Fault, InProcessGrid
 from fedcohort.fl_server.rounds import Patience
 from fedcohort.privacy.accounting import BOUND, calibrate
 from fedcohort.privacy.errors import PolicyError, ProtocolError

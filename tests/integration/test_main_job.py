@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from fedcohort.experiments.models import load_model
-from fedcohort.experiments.results import ALL, ARMS, MEAN_OF_SITES, validate
+from fedcohort.experiments.reporting.models import load_model
+from fedcohort.experiments.reporting.results import ALL, ARMS, MEAN_OF_SITES, validate
 from fedcohort.study.plan import Plan
 
 HOSPITALS = ("cleveland", "hungarian", "switzerland", "va_long_beach")

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from flwr.app import Message
 
-from fedcohort.experiments import federate as federate_module
-from fedcohort.experiments import flower_compat, local_grid
-from fedcohort.experiments.federate import federate
-from fedcohort.experiments.local_grid import Fault, InProcessGrid
+from fedcohort.experiments.simulation import federate as federate_module
+from fedcohort.experiments.simulation import flower_compat, local_grid
+from fedcohort.experiments.simulation.federate import federate
+from fedcohort.experiments.simulation.local_grid import Fault, InProcessGrid
 from fedcohort.fl_client.node import Node
 from fedcohort.fl_server.coordinator import Outcome
 from fedcohort.fl_server.rounds import Patience

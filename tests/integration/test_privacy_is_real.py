@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from fedcohort.datasets import Extract, split
 from fedcohort.experiments.extracts import load
-from fedcohort.experiments.federate import federate
-from fedcohort.experiments.metrics import risk_metrics
 from fedcohort.experiments.planning import Planner
+from fedcohort.experiments.scores.metrics import risk_metrics
 from fedcohort.experiments.settings import Settings
+from fedcohort.experiments.simulation.federate import federate
 from fedcohort.privacy.accounting import epsilon_of
 from fedcohort.study.cohort import Cohort, concatenate
 

@@ -16,7 +16,7 @@ from safetensors.numpy import load, save
 
 from fedcohort import __version__
 from fedcohort.datasets import LoadOptions, catalogue_codebook, encode_table, load_catalogue
-from fedcohort.experiments.models import load_model
+from fedcohort.experiments.reporting.models import load_model
 from fedcohort.study.plan import model_of
 
 HEART = Path(__file__).parents[2] / "datasets" / "tables" / "heart_disease_4h.csv"

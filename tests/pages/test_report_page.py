@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from fedcohort.experiments.plots import comparison_svg
-from fedcohort.experiments.report import render
-from fedcohort.experiments.results import Results
+from fedcohort.experiments.reporting.plots import comparison_svg
+from fedcohort.experiments.reporting.report import render
+from fedcohort.experiments.reporting.results import Results
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
 

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from fedcohort.experiments.federate import federate
+from fedcohort.experiments.simulation.federate import federate
 from fedcohort.study.analysis import solve
 from fedcohort.study.cohort import Cohort, Schema, Task, concatenate
 from fedcohort.study.plan import Plan, analysis_of

@@ -19,9 +19,10 @@ from omegaconf import MISSING, OmegaConf
 from rich.console import Console
 
 from fedcohort.conf.schema import RunConfig, register
-from fedcohort.experiments import commands, metrics
-from fedcohort.experiments.results import SecAggInfo
+from fedcohort.experiments import commands
+from fedcohort.experiments.reporting.results import SecAggInfo
 from fedcohort.experiments.run import run
+from fedcohort.experiments.scores import metrics
 from fedcohort.experiments.settings import Settings
 from fedcohort.privacy.secagg.roster import stands, threshold_for
 from fedcohort.study import analyses, models
@@ -321,7 +322,7 @@ def test_every_warning_is_listed_and_none_is_dead() -> None:
 
 
 def test_every_field_of_the_results_is_documented() -> None:
-    path = ROOT / "experiments/templates/results.schema.json"
+    path = ROOT / "experiments/reporting/templates/results.schema.json"
     schema = json.loads(path.read_text(encoding="utf-8"))
     fields = set(schema["properties"])
     for definition in schema["$defs"].values():

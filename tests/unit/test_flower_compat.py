@@ -19,8 +19,8 @@ from flwr.common import serde
 from flwr.serverapp import Grid
 from flwr.supercore import run, task_identity
 
-from fedcohort.experiments import flower_compat
 from fedcohort.experiments.cli import main
+from fedcohort.experiments.simulation import flower_compat
 
 SWITCHES = {
     "FLWR_TELEMETRY_ENABLED": "0",

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fedcohort.experiments.results import (
+from fedcohort.experiments.reporting.results import (
     Curve,
     DataSource,
     Method,

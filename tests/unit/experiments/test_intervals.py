@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from fedcohort.experiments.intervals import (
+from fedcohort.experiments.scores.intervals import (
     Interval,
     corrected_interval,
     mean_interval,
     verdict,
 )
-from fedcohort.experiments.metrics import auroc
+from fedcohort.experiments.scores.metrics import auroc
 
 PATIENTS, TRAIN, SPLITS = 200, 140, 20
 FINITE = st.floats(-1, 1, allow_nan=False)

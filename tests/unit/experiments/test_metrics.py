@@ -18,7 +18,7 @@ from sklearn.metrics import (
     roc_curve,
 )
 
-from fedcohort.experiments.metrics import (
+from fedcohort.experiments.scores.metrics import (
     Measured,
     accuracy,
     auprc,

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedcohort.experiments.models import CARD_FIELDS, load_model, save_model
+from fedcohort.experiments.reporting.models import CARD_FIELDS, load_model, save_model
 from fedcohort.privacy.errors import DataError
 
 CARD: dict[str, Any] = {

@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from fedcohort.experiments._ink import spread
-from fedcohort.experiments.plots import comparison_svg, picture_words
-from fedcohort.experiments.results import PictureData, Results
-from fedcohort.experiments.tables import show
+from fedcohort.experiments.reporting._ink import spread
+from fedcohort.experiments.reporting.plots import comparison_svg, picture_words
+from fedcohort.experiments.reporting.results import PictureData, Results
+from fedcohort.experiments.reporting.tables import show
 
 Make = Callable[..., Results]
 SVG = "{http://www.w3.org/2000/svg}"

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from fedcohort.experiments._view import View, headline
-from fedcohort.experiments.plots import comparison_svg
-from fedcohort.experiments.report import make as make_page
-from fedcohort.experiments.report import render
-from fedcohort.experiments.results import Results, Verdict
+from fedcohort.experiments.reporting._view import View, headline
+from fedcohort.experiments.reporting.plots import comparison_svg
+from fedcohort.experiments.reporting.report import make as make_page
+from fedcohort.experiments.reporting.report import render
+from fedcohort.experiments.reporting.results import Results, Verdict
 
 Make = Callable[..., Results]
 VOID = {"meta", "link", "input", "br"}

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedcohort.experiments import results as module
-from fedcohort.experiments._results_json import json_schema
-from fedcohort.experiments.folder import RunFolder, rows_csv, write_atomic
-from fedcohort.experiments.results import Results, Row, read, validate
+from fedcohort.experiments.reporting import results as module
+from fedcohort.experiments.reporting._results_json import json_schema
+from fedcohort.experiments.reporting.folder import RunFolder, rows_csv, write_atomic
+from fedcohort.experiments.reporting.results import Results, Row, read, validate
 from fedcohort.privacy.errors import ConfigError, DataError
 
 
@@ -174,7 +174,7 @@ def test_a_run_that_fails_leaves_nothing(tmp_path: Path, risk: Results) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from fedcohort.experiments.folder import RunFolder
+from fedcohort.experiments.reporting.folder import RunFolder
 with RunFolder(Path(sys.argv[1])) as folder:
     folder.write("plan.json", b"old")
     (folder.partial / "results.json").write_bytes(b"{")

@@ -18,9 +18,9 @@ from sksurv.metrics import cumulative_dynamic_auc as sksurv_auc
 from sksurv.nonparametric import kaplan_meier_estimator
 from sksurv.util import Surv
 
-from fedcohort.experiments import survival_metrics as module
-from fedcohort.experiments.metrics import Measured
-from fedcohort.experiments.survival_metrics import (
+from fedcohort.experiments.scores import survival_metrics as module
+from fedcohort.experiments.scores.metrics import Measured
+from fedcohort.experiments.scores.survival_metrics import (
     brier_at,
     concordance,
     cumulative_dynamic_auc,

@@ -17,7 +17,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from ..privacy.errors import DataError
+from ...privacy.errors import DataError
 from ._results_json import dumps, plain, validate
 
 __all__ = [

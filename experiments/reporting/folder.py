@@ -17,7 +17,7 @@ from dataclasses import astuple, fields
 from pathlib import Path
 from types import TracebackType
 
-from ..privacy.errors import ConfigError
+from ...privacy.errors import ConfigError
 from .results import Results, Row
 
 if sys.platform != "win32":  # there, two runs of one name are not kept apart

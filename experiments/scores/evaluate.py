@@ -13,12 +13,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..study.analysis import Vector
-from ..study.cohort import Cohort, concatenate
-from ..study.model import Model, Prediction
-from .arms import Fit
+from ...study.analysis import Vector
+from ...study.cohort import Cohort, concatenate
+from ...study.model import Model, Prediction
+from ..arms import Fit
+from ..reporting.results import ALL, MEAN_OF_SITES, Row
 from .metrics import Measured, risk_metrics
-from .results import ALL, MEAN_OF_SITES, Row
 from .survival_metrics import survival_metrics
 
 __all__ = ["PRIMARY", "Scored", "resampled", "score"]

@@ -6,12 +6,12 @@ from collections import defaultdict
 
 import numpy as np
 
-from ..study.analyses.kaplan_meier import KaplanMeier
-from ..study.analysis import Vector, solve
-from ..study.cohort import Cohort
-from .arms import Fit
+from ...study.analyses.kaplan_meier import KaplanMeier
+from ...study.analysis import Vector, solve
+from ...study.cohort import Cohort
+from ..arms import Fit
+from ..reporting.results import Curve
 from .evaluate import Scored
-from .results import Curve
 
 __all__ = ["CurveKeeper"]
 

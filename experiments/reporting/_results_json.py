@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..privacy.errors import DataError
+from ...privacy.errors import DataError
 
 __all__ = ["dumps", "json_schema", "plain", "validate"]
 

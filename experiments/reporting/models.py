@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..privacy.errors import DataError
+from ...privacy.errors import DataError
 from ._results_json import plain
 from .folder import write_atomic
 

@@ -13,20 +13,20 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from flwr.app import Context
 from flwr.serverapp import Grid
 
-from ..fl_client.app import client_app
-from ..fl_client.door import NoDisclosureRules, SiteTerms
-from ..fl_client.node import Node
-from ..fl_server.app import server_app
-from ..fl_server.coordinator import Outcome, run_plan
-from ..fl_server.masked import Masking
-from ..fl_server.rounds import Patience
-from ..privacy.ledger import SimulationLedger
-from ..privacy.secagg.roster import Member, Roster, SignedRoster
-from ..privacy.secagg.site import SiteSession
-from ..privacy.secagg.store import MemoryRoundStore
-from ..privacy.secagg.suite import INTL
-from ..study.cohort import Cohort
-from ..study.plan import Plan
+from ...fl_client.app import client_app
+from ...fl_client.door import NoDisclosureRules, SiteTerms
+from ...fl_client.node import Node
+from ...fl_server.app import server_app
+from ...fl_server.coordinator import Outcome, run_plan
+from ...fl_server.masked import Masking
+from ...fl_server.rounds import Patience
+from ...privacy.ledger import SimulationLedger
+from ...privacy.secagg.roster import Member, Roster, SignedRoster
+from ...privacy.secagg.site import SiteSession
+from ...privacy.secagg.store import MemoryRoundStore
+from ...privacy.secagg.suite import INTL
+from ...study.cohort import Cohort
+from ...study.plan import Plan
 from .local_grid import FaultHook, InProcessGrid, run_in_process
 
 __all__ = ["federate", "simulated_node"]

@@ -1,0 +1,1 @@
+"""What a run found, and how people see it: results, folder, models, tables, picture, page."""
