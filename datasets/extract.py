@@ -13,7 +13,9 @@ from pathlib import Path
 from ..study.cohort import Cohort, Schema
 from .codebook import Codebook
 
-__all__ = ["DataWarning", "Extract", "LoadOptions", "Source"]
+__all__ = ["ONE_ROW_EACH", "DataWarning", "Extract", "LoadOptions", "Source"]
+
+ONE_ROW_EACH = "one_row_each"  # said of `patient`: every row is a person
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +27,8 @@ class LoadOptions:
 
     Attributes:
         site: Column that names the hospital.
-        patient: Column that identifies the patient; without it every row is a patient.
+        patient: Column that identifies the patient; `one_row_each` states that every row is
+            a person. Without it every row is taken as one, which no epsilon is stated for.
         outcome: Column of the yes/no outcome.
         positive: The value of `outcome` that counts as an event.
         time: Column of days until the event or the end of follow-up.

@@ -47,7 +47,7 @@ def find_groups(frame: pd.DataFrame, codebook: Codebook | None) -> dict[str, NDA
     age = next((by_name[name] for name in _AGE_NAMES if name in by_name), None)
     if age is not None:
         groups["age_band"] = _bands(to_numbers(frame[age]))
-    return {name: labels for name, labels in groups.items() if (labels != UNKNOWN).any()}
+    return groups  # kept where nobody has a label: a missing group would tell that
 
 
 def _sexes(text: pd.Series[str], column: Column | None) -> NDArray[np.str_]:

@@ -16,7 +16,7 @@ from ..privacy.errors import DataError
 from ..study.cohort import Task
 from .codebook import Codebook
 from .columns import NumberColumn
-from .extract import DataWarning, LoadOptions
+from .extract import ONE_ROW_EACH, DataWarning, LoadOptions
 from .identifiers import looks_like_identifier
 
 __all__ = ["Roles", "find_roles"]
@@ -123,6 +123,8 @@ def _given(frame: pd.DataFrame, options: LoadOptions) -> dict[str, Any]:
     """Return the columns named for a part, each in the table and named once."""
     parts = ("site", "patient", "outcome", "time", "event")
     given = {part: getattr(options, part) for part in parts}
+    if given["patient"] == ONE_ROW_EACH and ONE_ROW_EACH not in frame.columns:
+        given["patient"] = None  # said, not unknown: `table` warns only of what is unknown
     for part, name in given.items():
         _require(frame, [name] if name is not None else [], f"data.{part}")
     named = [name for name in given.values() if name is not None]

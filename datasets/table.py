@@ -19,7 +19,7 @@ from ..privacy.errors import DataError
 from ..study.cohort import Cohort, Schema
 from .codebook import Codebook, encode_columns, read_codebook
 from .columns import canonical
-from .extract import DataWarning, Extract, LoadOptions, Source
+from .extract import ONE_ROW_EACH, DataWarning, Extract, LoadOptions, Source
 from .groups import find_groups
 from .inference import infer_codebook
 from .leakage import Checked, find_leaks, find_thin_sites
@@ -153,7 +153,8 @@ def _read_rows(
         )
     outcome = read_outcome(frame, roles, options)
     site = _site_names(frame[roles.site])
-    patient = _patients(frame, roles, found)
+    stated = options.patient == ONE_ROW_EACH
+    patient = _patients(frame, roles, found, stated=stated)
     kept = ~outcome.missing
     for name in sorted(set(site[~kept])):
         text = f"rows of {name} without an outcome were dropped; check why it is missing"
@@ -185,10 +186,13 @@ def _site_names(text: pd.Series[str]) -> NDArray[np.object_]:
     return np.array([first[canonical(tidy[value])] for value in text], dtype=np.object_)
 
 
-def _patients(frame: pd.DataFrame, roles: Roles, found: list[DataWarning]) -> NDArray[np.uint64]:
+def _patients(
+    frame: pd.DataFrame, roles: Roles, found: list[DataWarning], *, stated: bool
+) -> NDArray[np.uint64]:
     if roles.patient is None:
-        text = "no column names the patient: each row is taken as one; give data.patient=COLUMN"
-        found.append(DataWarning(code="rows_as_patients", text=text))
+        if not stated:
+            text = "no column names the patient: each row is taken as one; give data.patient=COLUMN"
+            found.append(DataWarning(code="rows_as_patients", text=text))
         return keyed_ids(pd.Series([f"row {row}" for row in range(len(frame))], dtype="str"))
     if frame[roles.patient].isna().any():
         raise DataError(

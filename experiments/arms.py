@@ -36,14 +36,17 @@ class Fit:
     Attributes:
         arm: Name of the arm.
         algorithm: How it was trained.
-        epsilon: What was asked for; None without noise.
-        epsilon_spent: What the executed releases cost; None without noise.
+        epsilon: What was asked for; None without noise. Of `personalised`: of the shared model
+            that it starts from.
+        epsilon_spent: What the executed releases cost; None without noise, and for a fit on
+            a site's own records.
         parameters: One vector for all sites (key None), or one per site.
         plan: The plan it ran under, for arms that pass the wire.
         rounds: Sums opened; None for arms that pass no wire.
         bytes_up: Bytes of vectors that all sites sent.
         seconds: Wall-clock seconds of training.
         dropped: Sites missing in at least one opened sum.
+        liars: Sites that handed over wrong shares.
     """
 
     arm: str
@@ -56,6 +59,7 @@ class Fit:
     bytes_up: int | None = None
     seconds: float
     dropped: tuple[str, ...] = ()
+    liars: tuple[str, ...] = ()
 
     def theta(self, site: str) -> Vector | None:
         """Return the parameters that serve a site; None where the arm has none for it."""
@@ -152,7 +156,14 @@ class _Trainer:
             bytes_up, rounds = bytes_up + extra.bytes_up, rounds + extra.rounds
         algorithm = self._planner.settings.model.algorithm
         fit = self._fit("federated", algorithm, {None: theta}, started)
-        return replace(fit, plan=plan, rounds=rounds, bytes_up=bytes_up, dropped=outcome.dropped)
+        return replace(
+            fit,
+            plan=plan,
+            rounds=rounds,
+            bytes_up=bytes_up,
+            dropped=outcome.dropped,
+            liars=outcome.liars,
+        )
 
     def private(self, arm: str, epsilon: float) -> Fit:
         started = time.monotonic()
@@ -172,6 +183,7 @@ class _Trainer:
             rounds=outcome.rounds,
             bytes_up=outcome.bytes_up,
             dropped=outcome.dropped,
+            liars=outcome.liars,
         )
 
     def personalised(self, shared: Fit) -> Fit:
@@ -186,8 +198,7 @@ class _Trainer:
         fit = self._fit("personalised", "ridge", parameters, started)
         return replace(
             fit,
-            epsilon=shared.epsilon,
-            epsilon_spent=shared.epsilon_spent,
+            epsilon=shared.epsilon,  # of the model it starts from; its own fit has no noise
             rounds=shared.rounds,
             bytes_up=shared.bytes_up,
             seconds=fit.seconds + shared.seconds,

@@ -38,6 +38,7 @@ class Comparison:
         verdicts: One per hospital and kind of model.
         curves: For the picture.
         dropped: Sites missing in at least one opened sum, of any repeat.
+        liars: Sites that handed over wrong shares in at least one sum.
     """
 
     fits: tuple[Fit, ...]
@@ -46,6 +47,7 @@ class Comparison:
     verdicts: tuple[Verdict, ...]
     curves: tuple[Curve, ...]
     dropped: tuple[str, ...]
+    liars: tuple[str, ...]
 
 
 def compare(planner: Planner, extract: Extract, progress: Progress | None = None) -> Comparison:
@@ -96,6 +98,7 @@ def compare(planner: Planner, extract: Extract, progress: Progress | None = None
         verdicts=_verdicts(rows, planner, primary, sizes),
         curves=keeper.curves(),
         dropped=tuple(sorted({s for kept in costs.values() for fit in kept for s in fit.dropped})),
+        liars=tuple(sorted({s for kept in costs.values() for fit in kept for s in fit.liars})),
     )
 
 
@@ -143,8 +146,6 @@ def _summary(
     known = [value for value in values if value is not None]
     interval = mean_interval(values, *sizes)
     bound = next((fit.plan.privacy.bound for fit in fits if fit.plan and fit.plan.privacy), None)
-    if epsilon is not None and bound is None:
-        bound = "rdp"  # personalised from a noisy model: post-processing of its releases
     rounds = [fit.rounds for fit in fits if fit.rounds is not None]
     sent = [fit.bytes_up for fit in fits if fit.bytes_up is not None]
     return Summary(

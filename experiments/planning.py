@@ -7,7 +7,7 @@ of a comparison differs in how it was trained and in nothing else.
 from __future__ import annotations
 
 import datetime as dt
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from ..privacy.accounting import BOUND, calibrate
@@ -19,12 +19,11 @@ from ..study.analyses.newton import Newton
 from ..study.analysis import Analysis, Vector
 from ..study.cohort import Schema
 from ..study.model import Model
-from ..study.plan import Plan, PrivacyTerms, model_of
+from ..study.plan import Plan, PrivacyTerms, analysis_of, model_of
 from .settings import SHARING, Settings
 
 __all__ = ["Planner", "personal", "unfederated"]
 
-_ROUNDS_LIMIT = 2000
 # The usual recipe, as a baseline: 20 rounds of 5 full-batch local steps.
 _USUAL = {"rounds": 20, "local_steps": 5, "learning_rate": 1.0, "l2": 10.0}
 _USUAL_CLIP = 2.0
@@ -219,7 +218,7 @@ class Planner:
         self, analysis: str, parameters: dict[str, Any], privacy: PrivacyTerms | None = None
     ) -> Plan:
         _ = self.threshold  # refuses in our words what the plan would refuse in its own
-        return Plan(
+        plan = Plan(
             study=self.settings.study,
             purpose=self.settings.purpose,
             analysis=analysis,
@@ -227,14 +226,15 @@ class Planner:
             schema_sha256=self.schema.sha256,
             sites=self.sites,
             privacy=privacy,
-            max_rounds=_ROUNDS_LIMIT,
+            max_rounds=1,
             max_patients_per_site=self.settings.max_patients_per_site,
             min_sites=self.min_sites,
             secagg="masked" if self.masked else "plain",
             colluders=self.colluders,
             roster="simulation",
-            expires=self.today.replace(year=self.today.year + 1, day=1).isoformat(),
+            expires=(self.today + dt.timedelta(days=365)).isoformat(),
         )
+        return replace(plan, max_rounds=analysis_of(plan).most_rounds)
 
     def _wrong_task(self, task: str) -> ConfigError:
         fitting = "logistic or mlp" if task == "risk" else "hazard, hazard_mlp or cox"

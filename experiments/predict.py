@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,12 @@ from ..study.analysis import Vector
 from ..study.cohort import Cohort, Schema
 from ..study.model import Prediction
 from ..study.plan import model_of
+from .reporting.folder import write_atomic
 from .reporting.models import SavedModel, load_model
 
 __all__ = ["predict"]
+
+_FORMULA = ("=", "+", "-", "@")
 
 _NEEDED = {"codebook", "model", "outcome", "schema_document", "task"}  # beside every card's fields
 _FETCH_AGAIN = "Fetch the model and its card again from whoever made the run."
@@ -67,11 +71,13 @@ def predict(
     columns: dict[str, np.ndarray] = {"risk": prediction.risk}
     if prediction.survival is not None and prediction.grid_days is not None:
         columns |= _by_year(prediction.survival, prediction.grid_days)
-    with target.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["patient", *columns])
-        for number, name in enumerate(ids):
-            writer.writerow([name, *(f"{values[number]:.6g}" for values in columns.values())])
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(["patient", *columns])
+    for number, name in enumerate(ids):
+        safe = f"'{name}" if str(name)[:1] in _FORMULA else name  # a spreadsheet would run it
+        writer.writerow([safe, *(f"{values[number]:.6g}" for values in columns.values())])
+    write_atomic(target, text.getvalue().encode("utf-8"))
     return {"out": str(target), "rows": len(ids), "schema_sha256": schema.sha256}
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from rich.console import Console
 
 from ..datasets import Extract
+from ..privacy.errors import PolicyError
 from ..privacy.secagg.suite import INTL
 from ..study.cohort import Cohort
 from ..study.plan import Plan
@@ -32,6 +33,7 @@ from .reporting.report import render
 from .reporting.results import (
     DataSource,
     Method,
+    Note,
     PictureData,
     PrivacyFact,
     Results,
@@ -46,6 +48,11 @@ from .settings import Settings
 __all__ = ["run"]
 
 _SOFTWARE = ("fedcohort", "flwr", "numpy", "opendp", "dp-accounting", "pandas", "scipy")
+_LIMITS = (
+    "Not a medical device. Validate on local patients before any use; the training data may be "
+    "decades old."
+)
+_AT_HOME = " Fitted on one hospital's records without noise: it must stay there."
 COMPARISON_FORMAT = "fedcohort.comparison/1"
 
 
@@ -74,6 +81,7 @@ def run(settings: Settings, *, command: str, console: Console) -> dict[str, Any]
         masked=settings.secagg.mode == "masked" and settings.federates,
     )
     planner.model()
+    _refuse_rows_as_patients(settings, extract)
     plans = plans_of(planner)
     if settings.dry_run:
         prices = price(plans)
@@ -97,6 +105,18 @@ def run(settings: Settings, *, command: str, console: Console) -> dict[str, Any]
     paths = {name: out / name for name in ("results.json", "comparison.svg", "report.html")}
     show(results, console=console, paths=[*paths.values()])
     return {"out": str(out), **{path.stem: str(path) for path in paths.values()}}
+
+
+def _refuse_rows_as_patients(settings: Settings, extract: Extract) -> None:
+    """An epsilon per patient needs to know who is one."""
+    unknown = any(warning.code == "rows_as_patients" for warning in extract.warnings)
+    if settings.privacy is not None and unknown:
+        raise PolicyError(
+            "patient_required",
+            "no column names the patient, so no epsilon would be true for one with several rows",
+            hint="Give data.patient=COLUMN; or data.patient=one_row_each, where every row is one "
+            "person.",
+        )
 
 
 def _default_folder(study: str, now: dt.datetime) -> Path:
@@ -169,7 +189,7 @@ def _results(
         privacy=tuple(_privacy(fit) for fit in comparison.fits if _is_private(fit)),
         rows=comparison.rows,
         summary=comparison.summary,
-        notes=(*NOTES, masked_note(_masked_repeats(planner)) if planner.masked else PLAIN_SUMS),
+        notes=_notes(planner),
         picture=PictureData(curves=comparison.curves),
     )
 
@@ -184,7 +204,15 @@ def _secagg(planner: Planner, comparison: Comparison) -> SecAggInfo:
         colluders=planner.colluders,
         min_survivors=planner.min_sites,
         dropped=comparison.dropped,
+        liars=comparison.liars,
     )
+
+
+def _notes(planner: Planner) -> tuple[Note, ...]:
+    if not planner.settings.federates:
+        return NOTES
+    made = masked_note(_masked_repeats(planner)) if planner.masked else PLAIN_SUMS
+    return (*NOTES, made)
 
 
 def _masked_repeats(planner: Planner) -> Literal["first", "all", "none"]:
@@ -248,6 +276,7 @@ def _privacy(fit: Fit) -> PrivacyFact:
 
 def _save(folder: Path, fit: Fit, planner: Planner, extract: Extract, plan_sha256: str) -> None:
     """Save an arm's model, or one per site, each with its card."""
+    personal = fit.arm == "personalised"
     for site, theta in fit.parameters.items():
         parts = [fit.arm]
         parts += [] if fit.epsilon is None else [f"eps{fit.epsilon:g}"]
@@ -256,8 +285,9 @@ def _save(folder: Path, fit: Fit, planner: Planner, extract: Extract, plan_sha25
             "arm": fit.arm,
             "algorithm": fit.algorithm,
             "site": site,
-            "epsilon": fit.epsilon,
+            "epsilon": None if personal else fit.epsilon,
             "epsilon_spent": fit.epsilon_spent,
+            "starts_from_epsilon": fit.epsilon if personal else None,
             "features": list(extract.schema.features),
             "outcome": extract.schema.outcome,
             "task": extract.schema.task,
@@ -275,8 +305,7 @@ def _save(folder: Path, fit: Fit, planner: Planner, extract: Extract, plan_sha25
             "trained_on": f"the training part of the first repeat at "
             f"{site or ', '.join(planner.sites)} (simulation)",
             "intended_use": "Research: comparing federated with local and pooled training.",
-            "limits": "Not a medical device. Validate on local patients before any use; the "
-            "training data may be decades old.",
+            "limits": _LIMITS + (_AT_HOME if site is not None else ""),
         }
         save_model(folder, "-".join(parts), {"theta": theta}, card)
 

@@ -55,9 +55,7 @@ def client_app(node_of: Callable[[Context], Node]) -> ClientApp:
             release = node_of(context).report(terms_json, arrays, round_plan)
             return RecordDict(
                 {
-                    "answer": ConfigRecord(
-                        {"charge_id": release.charge_id, "report": release.report}
-                    ),
+                    "answer": ConfigRecord({"report": release.report}),
                     "vector": ArrayRecord({"sum": Array(release.vector)}),
                 }
             )

@@ -62,6 +62,7 @@ class Node:
                 `roster_mismatch`.
         """
         plan = Plan.from_json(plan_json)
+        self._check_date(plan)
         if plan.sha256 in self._studies:
             return plan.sha256
         if self.site not in plan.sites:
@@ -71,12 +72,6 @@ class Node:
                 "plan_not_approved",
                 "the plan's hash is not among those this site approved",
                 hint="Ask the site's data team to look at the plan and approve its hash.",
-            )
-        if self._today().isoformat() > plan.expires:
-            raise PolicyError(
-                "plan_expired",
-                f"the plan expired on {plan.expires}",
-                hint="Ask the coordinator for a new plan, and approve its new hash.",
             )
         _check_price(plan)
         cohort = self._cohort_for(plan)
@@ -103,6 +98,7 @@ class Node:
         study = self._studies.get(request.plan_sha256)
         if study is None:
             raise ProtocolError("plan_unknown", "the phase belongs to no plan proposed here")
+        self._check_date(study.plan)
         return study.secagg(request)
 
     def report(
@@ -123,7 +119,16 @@ class Node:
         study = self._studies.get(terms.plan_sha256)
         if study is None:
             raise ProtocolError("plan_unknown", "the round belongs to no plan proposed here")
+        self._check_date(study.plan)
         return study.report(terms, State(round=terms.round, arrays=arrays), round_plan)
+
+    def _check_date(self, plan: Plan) -> None:
+        if self._today().isoformat() > plan.expires:
+            raise PolicyError(
+                "plan_expired",
+                f"the plan expired on {plan.expires}",
+                hint="Ask the coordinator for a new plan, and approve its new hash.",
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,7 +154,7 @@ class _Study:
     """One approved plan at one site, with the answers it has given."""
 
     def __init__(self, plan: Plan, cohort: Cohort, site: SiteTerms) -> None:
-        self._plan = plan
+        self.plan = plan
         self._cohort = cohort
         self._site = site
         self._analysis: Analysis = analysis_of(plan)
@@ -164,7 +169,7 @@ class _Study:
         if said is not None and said[0] == request:
             return said[1]  # delivered twice: the same words
         session = self._site.session
-        if self._plan.secagg != "masked" or session is None:
+        if self.plan.secagg != "masked" or session is None:
             raise ProtocolError("no_session", "this plan sums without masks")
         if request.phase == "advertise":
             answer = session.advertise(request.epoch, request.rounds)
@@ -185,7 +190,7 @@ class _Study:
         asked = terms.sha256, round_plan
         if self._answered is not None and self._answered[0] == asked:
             return self._answered[1]
-        if terms != terms_for(self._plan, self._analysis, state, terms.attempt):
+        if terms != terms_for(self.plan, self._analysis, state, terms.attempt):
             raise ProtocolError(
                 "terms_mismatch",
                 "the round's terms are not those that the approved plan implies",
@@ -194,28 +199,29 @@ class _Study:
         again = self._prepared is not None and self._prepared[0] == terms.sha256
         if not again:
             self._check_order(terms)
-        if self._plan.secagg == "masked":
+        if self.plan.secagg == "masked":
             if self._site.session is None:
                 raise ProtocolError("no_session", "the plan masks sums and this site cannot")
-            self._site.session.open_round(round_plan, expected_round(self._plan, terms))
+            self._site.session.open_round(round_plan, expected_round(self.plan, terms))
         if self._prepared is None or not again:
             contribution = self._analysis.contribution(self._cohort, state)
-            self._prepared = terms.sha256, prepare(contribution, terms, self._plan, self._site)
+            self._prepared = terms.sha256, prepare(contribution, terms, self.plan, self._site)
             self._next_round = terms.round + 1
-        answer = hand_over(self._prepared[1], self._plan, self._site)
+        answer = hand_over(self._prepared[1], self.plan, self._site)
         self._answered = asked, answer
         return answer
 
     def _check_order(self, terms: RoundTerms) -> None:
-        if self._attempt is None and terms.round == 0:
+        # Forward only, each round once; a site that was away joins the round that is due.
+        if self._attempt is None:
             self._attempt = terms.attempt
-        if terms.attempt != self._attempt or terms.round != self._next_round:
+        if terms.attempt != self._attempt or terms.round < self._next_round:
             raise ProtocolError(
                 "round_replayed",
                 f"round {terms.round} was asked where round {self._next_round} is due",
                 hint="A plan runs once, its rounds in order.",
             )
-        if terms.round >= self._plan.max_rounds:
+        if terms.round >= min(self.plan.max_rounds, self._analysis.most_rounds):
             raise ProtocolError("rounds_exhausted", "the plan allows no further round")
 
 
@@ -224,10 +230,15 @@ def _check_price(plan: Plan) -> None:
     terms = plan.privacy
     if terms is None:
         return
-    releases = analysis_of(plan).releases
+    analysis = analysis_of(plan)
+    releases = analysis.releases
     spent = epsilon_of(terms.noise_multiplier, terms.releases, terms.delta)
     more = releases is not None and releases > terms.releases  # None: the door refuses it
-    if more or spent > terms.epsilon * (1 + 1e-9) or terms.bound != BOUND:
+    # What runs is the analysis' own noise and clip, where it has them.
+    quieter = getattr(analysis, "noise_multiplier", None) or terms.noise_multiplier
+    wider = getattr(analysis, "clip", None) or terms.clip
+    other = quieter < terms.noise_multiplier or wider > terms.clip
+    if more or other or spent > terms.epsilon * (1 + 1e-9) or terms.bound != BOUND:
         raise PolicyError(
             "plan_underpriced",
             "the plan's noise and rounds cost more than the epsilon it states, or its analysis "

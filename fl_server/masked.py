@@ -81,8 +81,8 @@ class MaskedSums:
         self._bytes_up = 0
         people: tuple[int, ...] | None = None
         tries = self._patience.attempts
+        session = self._ready()
         for attempt in range(tries):
-            session = self._ready()
             people = session.participants if people is None else people
             try:
                 reported = self._report(session, terms, state, attempt, people)
@@ -96,17 +96,19 @@ class MaskedSums:
             return SummedRound(
                 total=Total(vector=terms.encoding.decode(opened.total), sites=opened.survivors),
                 bytes_up=self._bytes_up,
-                dropped=opened.dropped,
+                dropped=tuple(sorted(set(self._nodes) - set(opened.survivors))),
                 liars=opened.liars,
             )
         raise ProtocolError("too_few_survivors", "no attempt was allowed")
 
     def _ready(self) -> CoordinatorSession:
-        """Return a session with a key left, setting an epoch up where there is none.
+        """Return a session with keys for every attempt at a sum, and with every site if it can.
 
-        All attempts at a sum must fit one epoch: sites forget attempts with the epoch's keys.
+        A site that missed the set-up is in no sum of that epoch: the next sum starts another.
         """
-        if self._session is None or self._session.keys_left < self._patience.attempts:
+        session = self._session
+        whole = session is not None and len(session.participants) == len(self._places)
+        if session is None or not whole or session.keys_left < self._patience.attempts:
             keys = max(_KEYS_PER_EPOCH, self._patience.attempts)
             session = CoordinatorSession(
                 roster=self._masking.roster, identity=self._masking.identity, rounds=keys
@@ -119,7 +121,7 @@ class MaskedSums:
             deliveries = {place: self._content([boxes[place]]) for place in shared}
             session.acknowledged(self._ask("acknowledge", deliveries, shared))
             self._session = session
-        return self._session
+        return session
 
     def _report(
         self,

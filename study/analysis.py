@@ -126,6 +126,11 @@ class Analysis(ABC):
         """Noisy sums a patient pays for over the whole analysis; None when it has no bound."""
         return None
 
+    @property
+    def most_rounds(self) -> int:
+        """Rounds after which it has ended: a site answers no more of them."""
+        return 1
+
     @abstractmethod
     def initial(self) -> State:
         """Return the public state before the first round."""

@@ -148,9 +148,13 @@ class Plan:
         if self.secagg not in ("masked", "plain"):
             raise ConfigError("plan_secagg", f"secagg is masked or plain, not {self.secagg!r}")
         if self.secagg == "masked":
-            # m >= t of the plan's own sites: two sums over m of them share an honest site that
-            # answers once, also where a later attempt runs over fewer.
+            # An opened sum holds t sites or more; fewer could never be opened.
             fewest = threshold_for(len(self.sites), self.colluders)
+            shared_out = self.privacy is not None and self.privacy.sharing == "sum"
+            if self.privacy is not None and shared_out and self.privacy.colluders < self.colluders:
+                raise ConfigError(
+                    "plan_range", "the noise must stand as many colluders as the masks"
+                )
             if self.fewest_sites < fewest:
                 raise ConfigError(
                     "plan_range", f"masked sums of these sites need {fewest} of them or more"

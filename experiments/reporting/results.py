@@ -242,6 +242,7 @@ class SecAggInfo:
         colluders: c, sites assumed to pool what they see with the coordinator.
         min_survivors: m, fewest sites in an opened sum.
         dropped: Sites missing in at least one opened sum.
+        liars: Sites that handed over wrong shares in at least one sum.
     """
 
     mode: Literal["masked", "plain"]
@@ -252,6 +253,7 @@ class SecAggInfo:
     colluders: int
     min_survivors: int
     dropped: tuple[str, ...] = ()
+    liars: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -363,7 +365,9 @@ T = TypeVar("T")
 
 
 def _secagg(entry: Mapping[str, Any]) -> SecAggInfo:
-    return SecAggInfo(**{**entry, "dropped": tuple(entry["dropped"])})
+    return SecAggInfo(
+        **{**entry, "dropped": tuple(entry["dropped"]), "liars": tuple(entry["liars"])}
+    )
 
 
 def _many(cls: type[T], entries: Sequence[Mapping[str, Any]]) -> tuple[T, ...]:

@@ -83,7 +83,8 @@ def score(
     if fit.is_global:
         for cohort in external:
             prediction = model.predict(fit.parameters[None], cohort)
-            rows[cohort.site] = _metrics(cohort, prediction, everyone)
+            # Censoring is the cohort's own: weights from other hospitals' follow-up do not fit it.
+            rows[cohort.site] = _metrics(cohort, prediction, cohort)
     return Scored(
         rows=tuple(
             _row(fit, site, repeat, delta, metric, value)

@@ -100,7 +100,9 @@ class CoordinatorSession:
                 raise ProtocolError("e1_1_epoch", f"keys of {sender} are of another epoch")
             self._suite.check_keys([message.channel, *message.masks], message.kem)
             self._advertised[sender] = message
-        self.threshold = threshold_for(len(self._advertised), self._roster.colluders)
+        self.threshold = threshold_for(len(self._roster.members), self._roster.colluders)
+        if len(self._advertised) < self.threshold:
+            raise ProtocolError("e1_6_too_few", "too few members are in this epoch")
         ordered = [received[sender] for sender in sorted(received)]
         self._transcript = self._suite.hash(*ordered)
         return ordered

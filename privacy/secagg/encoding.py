@@ -23,6 +23,7 @@ from ..errors import PolicyError, ProtocolError
 __all__ = ["CLIP_BITS", "SHORT_WORD_FROM", "Encoding"]
 
 CLIP_BITS = 14  # a clip norm becomes 2^13..2^14 grid units for d <= 1,000, more above
+_FEWEST_BITS = 16  # of fraction that a sum without noise needs
 _LARGEST_INFLATION = 0.01  # of the sensitivity, by rounding to the grid
 SHORT_WORD_FROM = 100_000  # coordinates: above, words of 32 bits save half of the traffic
 _MAX_FRACTION_BITS = 45  # finer than float64 resolves for sums in the hundreds
@@ -61,6 +62,9 @@ class Encoding:
         """
         _check_positive(site_bound, sites)
         headroom = _headroom(word_bits)
+        if word_bits == 32 and headroom / (sites * site_bound) < 2**_FEWEST_BITS:
+            # Too coarse a grid to train on: what is public decides for the longer word.
+            return cls.for_sum(site_bound=site_bound, sites=sites)
         bits = min(_MAX_FRACTION_BITS, math.floor(math.log2(headroom / (sites * site_bound))))
         # Rounded up: a coordinate at its bound, rounded to the grid, is still within the limit.
         limit = math.ceil(math.ldexp(site_bound, bits))

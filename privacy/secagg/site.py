@@ -180,7 +180,11 @@ class SiteSession:
         if epoch.advertised:
             raise ProtocolError("phase_order", "shares were made in this epoch already")
         advertised = self._checked_advertises(epoch, advertises)
-        epoch.threshold = threshold_for(len(advertised), self._roster.colluders)  # rule 6
+        # t counts the roster, not who happens to be in this epoch: else a coordinator opens one
+        # vector in two small epochs, each with a threshold of its own.
+        epoch.threshold = threshold_for(len(self._roster.members), self._roster.colluders)
+        if len(advertised) < epoch.threshold:  # rule 6
+            raise ProtocolError("e1_6_too_few", "too few members are in this epoch")
         epoch.advertised = advertised
         epoch.transcript = self._suite.hash(*advertises)
         epoch.shares = [{} for _ in epoch.masks]
@@ -348,8 +352,8 @@ class SiteSession:
             raise ProtocolError("r0_17_threshold", "the threshold is not the epoch's")
         if asked.colluders < self._roster.colluders:
             raise ProtocolError("r0_17_colluders", "the roster asks to stand more colluders")
-        # Every member of the epoch holds shares of this key, asked or not: n counts them all.
-        if not stands(len(epoch.advertised), asked.threshold, asked.colluders):
+        # Any member may hold shares, in this epoch or another: n counts the roster.
+        if not stands(len(self._roster.members), asked.threshold, asked.colluders):
             raise ProtocolError("r0_17_colluders", "the threshold cannot stand so many colluders")
 
     def _checked_survivors(self, current: _Round, reports: Sequence[bytes]) -> tuple[int, ...]:

@@ -65,6 +65,11 @@ class Averaging(Analysis):
         """A noisy count, then every local step of every round."""
         return None if self.clip is None else 1 + self.rounds * self.local_steps
 
+    @property
+    def most_rounds(self) -> int:
+        """A count, then the rounds."""
+        return self.rounds + 1
+
     def initial(self) -> State:
         """Start at the model's public starting point."""
         return State(round=0, arrays={"theta": self.model.initial(), "count": np.zeros(1)})

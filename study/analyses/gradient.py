@@ -60,6 +60,11 @@ class Gradient(Analysis):
         """One noisy sum a round."""
         return None if self.clip is None else self.steps + 1
 
+    @property
+    def most_rounds(self) -> int:
+        """A count, then the steps."""
+        return self.steps + 1
+
     def initial(self) -> State:
         """Start at the model's public starting point, or at the anchor."""
         start = self.model.initial() if self.anchor is None else self.anchor

@@ -51,6 +51,11 @@ class Newton(Analysis):
         if not self.l2 >= 0:
             raise ConfigError("l2_range", f"l2 must be >= 0, got {self.l2}")
 
+    @property
+    def most_rounds(self) -> int:
+        """The limit that ends it."""
+        return self.max_rounds
+
     def initial(self) -> State:
         """Start at the model's public starting point, or at the anchor."""
         start = self.model.initial() if self.anchor is None else self.anchor

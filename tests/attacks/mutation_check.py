@@ -178,7 +178,7 @@ MUTATIONS = (
         "17",
         "2t > n + c over all share-holders",
         "site",
-        "if not stands(len(epoch.advertised), asked.threshold, asked.colluders):",
+        "if not stands(len(self._roster.members), asked.threshold, asked.colluders):",
         "if False:",
         ATTACKS + "test_a6_two_cohorts_on_one_key_with_more_colluders_than_the_epoch_stands",
     ),

@@ -453,7 +453,7 @@ def test_a6_control_without_one_consistent_set_a_sum_below_the_minimum_opens(
 
 
 EPOCH_COUNTS = (
-    "if not stands(len(epoch.advertised), asked.threshold, asked.colluders):",
+    "if not stands(len(self._roster.members), asked.threshold, asked.colluders):",
     "if not stands(len(people), asked.threshold, asked.colluders):",
 )
 
@@ -626,7 +626,15 @@ def test_a8_an_epoch_of_two_is_refused_however_large_the_roster() -> None:
     fed = federation(6)
     epoch = fed.coordinator.epoch
     keys = [fed.sites[place].advertise(epoch, 2) for place in (1, 2)]
-    assert refusal(lambda: fed.sites[VICTIM].share(keys)) == "too_few_sites"
+    assert refusal(lambda: fed.sites[VICTIM].share(keys)) == "e1_6_too_few"
+
+
+def test_a17_two_small_epochs_cannot_open_one_vector_twice() -> None:
+    """The threshold counts the roster: an epoch of five of seven has t = 5, not 4."""
+    fed = federation(7, colluders=2)
+    epoch = fed.coordinator.epoch
+    keys = [fed.sites[place].advertise(epoch, 2) for place in (1, 2, 3, 4)]
+    assert refusal(lambda: fed.sites[VICTIM].share(keys)) == "e1_6_too_few"
 
 
 # ---- A9, A12, A17, A21: the past ------------------------------------------------------

@@ -95,7 +95,6 @@ def put_on_the_wire(tree: ast.Module) -> set[str]:
 
 ALLOWED_ON_THE_WIRE = {
     "release.vector",
-    "release.charge_id",
     "release.report",  # a signed digest of the masked vector
     "said",  # a message of secure aggregation, made by the site's session
     "exit_code",  # which kind of error the code is
@@ -649,7 +648,7 @@ def test_another_attempt_or_round_is_refused_and_costs_nothing(watched: Watched)
     ]
     analysis = analysis_of(watched.plan)
     later = {"theta": np.zeros(3), "mean": np.zeros(3), "count": np.ones(1)}
-    for number, attempt in ((2, "00" * 16), (1, "11" * 16), (7, "00" * 16), (-1, "00" * 16)):
+    for number, attempt in ((1, "11" * 16), (2, "11" * 16), (-1, "00" * 16)):
         state = State(round=number, arrays=later)
         replays.append(terms_for(watched.plan, analysis, state, attempt))
     for terms in replays:
@@ -665,12 +664,54 @@ def test_another_attempt_or_round_is_refused_and_costs_nothing(watched: Watched)
     assert code == "round_replayed"
 
 
-def test_a_study_does_not_begin_in_the_middle(watched: Watched) -> None:
+def test_a_site_that_was_away_joins_the_round_that_is_due_and_pays_for_it_alone(
+    watched: Watched,
+) -> None:
     later = {"theta": np.zeros(3), "mean": np.zeros(3), "count": np.ones(1)}
     state = State(round=1, arrays=later)
     terms = terms_for(watched.plan, analysis_of(watched.plan), state, "00" * 16)
-    assert code_of(watched.node, watched.plan, terms, later) == "round_replayed"
+    asked(watched.node, watched.plan, terms, later)
+    assert [entry.round for entry in watched.ledger.entries] == [1]
+    code = code_of(watched.node, watched.plan, watched.terms, watched.arrays)
+    assert code == "round_replayed"  # there is no way back
+
+
+def test_no_round_beyond_those_the_analysis_has_is_answered(watched: Watched) -> None:
+    later = {"theta": np.zeros(3), "mean": np.zeros(3), "count": np.ones(1)}
+    analysis = analysis_of(watched.plan)
+    assert analysis.most_rounds < watched.plan.max_rounds
+    state = State(round=analysis.most_rounds, arrays=later)
+    terms = terms_for(watched.plan, analysis, state, "00" * 16)
+    assert code_of(watched.node, watched.plan, terms, later) == "rounds_exhausted"
     assert watched.ledger.entries == ()
+
+
+@pytest.mark.parametrize(
+    ("terms", "parameters"),
+    [
+        ({"noise_multiplier": 0.2}, {}),  # epsilon 3 stated, 200 sold
+        ({}, {"clip": 2.0}),  # a wider clip than the noise is made for
+        ({"releases": 2}, {}),  # four sums, two paid
+    ],
+)
+def test_a_plan_that_costs_more_than_it_says_is_refused(
+    terms: dict[str, Any], parameters: dict[str, Any]
+) -> None:
+    wanted = {"model": LOGISTIC, "steps": 3, "clip": 1.0} | parameters
+    plan = plan_of(parameters=wanted, privacy=private_terms(**terms))
+    with pytest.raises(PolicyError) as error:
+        node_for(plan, cohort_of("a", 20)).propose(plan.to_json())
+    assert error.value.code == "plan_underpriced"
+
+
+def test_noise_inside_local_steps_is_priced_by_what_runs() -> None:
+    quiet = {
+        "model": LOGISTIC, "rounds": 3, "local_steps": 1, "clip": 1.0, "noise_multiplier": 0.2,
+    }  # fmt: skip
+    plan = plan_of("averaging", quiet, privacy=private_terms(sharing="local"))
+    with pytest.raises(PolicyError) as error:
+        node_for(plan, cohort_of("a", 20)).propose(plan.to_json())
+    assert error.value.code == "plan_underpriced"
 
 
 @pytest.mark.parametrize(

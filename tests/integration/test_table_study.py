@@ -71,7 +71,8 @@ def study(command: Command, tmp_path: Path) -> Study:
             frame.to_csv(path, index=False)
         else:
             duckdb.from_df(frame).write_parquet(str(path))
-        asked = (*TABLE, f"data.path={path.name}", f"out={form}", *overrides)
+        who = () if any("data.patient" in o for o in overrides) else ("data.patient=one_row_each",)
+        asked = (*TABLE, f"data.path={path.name}", f"out={form}", *who, *overrides)
         answer = command("run", *asked)
         assert answer.code == 0, answer.err
         assert "Traceback" not in answer.err
@@ -195,7 +196,8 @@ def test_a_survival_table_of_ones_own_runs_with_noise(
     frame.to_csv(tmp_path / "table.csv", index=False)
     answer = command(
         "run", "data=table", "data.path=table.csv", "data.site=hospital", "data.time=days",
-        "data.event=seen", "data.codebook=codebook.yaml", "model=hazard", "repeats=1", "out=run",
+        "data.event=seen", "data.codebook=codebook.yaml", "data.patient=one_row_each",
+        "model=hazard", "repeats=1", "out=run",
         "arms=[local,pooled,federated,personalised,dp_sum]", *NOISY,
     )  # fmt: skip
     assert answer.code == 0, answer.err

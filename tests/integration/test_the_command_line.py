@@ -145,7 +145,8 @@ def table(tmp_path: Path) -> list[str]:
         died = random.random() < 1 / (1 + np.exp(-(age - 65) / 8 - smoker))
         lines.append(f"{'ab'[number % 2]},{age},{'yes' if smoker else 'no'},{int(died)}")
     (tmp_path / "table.csv").write_text("\n".join(lines) + "\n")
-    return ["data=table", "data.path=table.csv", "data.site=hospital", "data.outcome=died"]
+    return ["data=table", "data.path=table.csv", "data.site=hospital", "data.outcome=died",
+            "data.patient=one_row_each"]  # fmt: skip
 
 
 CODEBOOK = """columns:
@@ -195,6 +196,21 @@ def test_two_hospitals_cannot_be_masked_from_each_other(
     code, _, hint = refusal(answer)
     assert (code, answer.code) == ("secagg_too_few_sites", 1)
     assert "secagg=plain" in hint
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_epsilon_needs_to_know_who_is_a_patient(
+    command: Command, table: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "codebook.yaml").write_text(CODEBOOK)
+    unnamed = [override for override in table if not override.startswith("data.patient")]
+    answer = command(
+        "run", *unnamed, "data.codebook=codebook.yaml", "arms=[dp_sum]", "repeats=1", "out=run",
+        "privacy.epsilon=1", "privacy.delta=1e-4", "secagg=plain",
+    )  # fmt: skip
+    code, _, hint = refusal(answer)
+    assert (code, answer.code) == ("patient_required", 3)
+    assert "one_row_each" in hint
     assert not (tmp_path / "run").exists()
 
 

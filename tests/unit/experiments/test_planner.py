@@ -1,0 +1,112 @@
+"""What a plan promises is what a study asked for: noise for its colluders, rounds for its model."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hydra import compose, initialize_config_module
+from hydra.core.global_hydra import GlobalHydra
+
+from fedcohort.conf.schema import register
+from fedcohort.datasets import Extract, LoadOptions, load_catalogue
+from fedcohort.experiments.arms import Fit
+from fedcohort.experiments.compare import _sizes
+from fedcohort.experiments.planning import Planner
+from fedcohort.experiments.scores import evaluate
+from fedcohort.experiments.settings import Settings
+from fedcohort.study.plan import analysis_of
+
+Asked = Callable[..., Planner]
+
+
+@pytest.fixture(scope="module")
+def heart() -> Extract:
+    return load_catalogue("heart-disease", LoadOptions())
+
+
+@pytest.fixture
+def planner(heart: Extract) -> Asked:
+    """Plan the heart study with some keys changed."""
+
+    def make(*overrides: str) -> Planner:
+        register()
+        try:
+            with initialize_config_module("fedcohort.conf", version_base="1.3"):
+                config = compose("config", ["study=heart-disease", *overrides])
+        finally:
+            GlobalHydra.instance().clear()
+        settings = Settings.of(config)
+        return Planner(
+            settings=settings,
+            schema=heart.schema,
+            sites=tuple(cohort.site for cohort in heart.cohorts),
+            today=dt.date(2026, 11, 21),
+            masked=settings.secagg.mode == "masked",
+        )
+
+    return make
+
+
+@pytest.mark.parametrize("colluders", [0, 1])
+def test_the_noise_of_a_sum_stands_the_colluders_that_were_asked_for(
+    planner: Asked, colluders: int
+) -> None:
+    terms = planner(f"secagg.colluders={colluders}").private("dp_sum", 3.0).privacy
+    assert terms is not None
+    assert terms.colluders == colluders
+    noise = terms.noise()
+    assert noise is not None
+    # Whoever is left when the colluders take their shares off carries all of it.
+    left = terms.min_survivors - colluders
+    assert noise.share_sigma(1.0) ** 2 * left == pytest.approx(terms.noise_multiplier**2)
+
+
+def test_noise_that_is_whole_at_each_site_fears_no_colluder(planner: Asked) -> None:
+    for arm in ("dp_each", "dp_fedavg"):
+        terms = planner().private(arm, 3.0).privacy
+        assert terms is not None
+        assert terms.colluders == 0
+
+
+def test_a_plan_allows_the_rounds_of_its_analysis_and_no_more(planner: Asked) -> None:
+    asked = planner()
+    for plan in (asked.federated(), asked.private("dp_sum", 1.0), asked.private("dp_fedavg", 1.0)):
+        assert plan.max_rounds == analysis_of(plan).most_rounds < 100
+
+
+def test_without_noise_nobody_may_be_left_out_unless_it_is_asked_for(planner: Asked) -> None:
+    assert planner().federated().min_sites == 4
+    assert planner("secagg.min_survivors=3").federated().min_sites == 3
+
+
+def test_every_place_is_corrected_for_the_overlap_of_its_splits(heart: Extract) -> None:
+    sizes = _sizes(heart, 0.3)
+    for place in ("cleveland", "switzerland", "all", "mean_of_sites", "a site set aside"):
+        trained, tested = sizes[place]
+        assert tested / trained == pytest.approx(0.3 / 0.7, rel=0.03)
+
+
+def test_censoring_weights_are_of_the_right_patients(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A site's own training part for its test part; an external cohort's own follow-up for it."""
+    extract = load_catalogue("breast-recurrence", LoadOptions(site="centre", test_sites=("gbsg",)))
+    (rotterdam,), (gbsg,) = extract.cohorts, extract.external
+    rows = np.arange(rotterdam.rows)
+    train, test = rotterdam.take(rows % 3 > 0), rotterdam.take(rows % 3 == 0)
+    used: list[tuple[int, int]] = []
+
+    def spy(train_time: np.ndarray, _: object, time: np.ndarray, *rest: object, **more: object):  # type: ignore[no-untyped-def]
+        used.append((train_time.size, time.size))
+        return {}
+
+    monkeypatch.setattr(evaluate, "survival_metrics", spy)
+    from fedcohort.study.models.hazard import Hazard
+
+    model = Hazard(
+        features=len(extract.schema.features), bound=4.0, horizon_days=2555.0, intervals=7
+    )
+    fit = Fit(arm="federated", algorithm="newton", parameters={None: model.initial()}, seconds=0.0)
+    evaluate.score(fit, model, [(train, test)], [gbsg], repeat=0, delta=None)
+    assert used == [(train.rows, test.rows), (train.rows, test.rows), (gbsg.rows, gbsg.rows)]
