@@ -1,7 +1,9 @@
 """The one door: the only function that turns a site's sum into bytes that leave.
 
 Its order is the guarantee: rules where no noise is added, integers, noise, payment, mask, then
-the vector. A test walks the import graph: nothing else in `fl_client` makes outgoing vectors.
+the vector. The messages of secure aggregation that carry no vector leave
+through `Node.secagg`; a site's session makes them of keys and shares, never of a cohort. A test
+walks the import graph: nothing else in `fl_client` makes outgoing vectors.
 """
 
 from __future__ import annotations

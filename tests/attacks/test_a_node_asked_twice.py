@@ -8,6 +8,7 @@ that hospital's vector, whatever the masks.
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
 import secrets
 
 import numpy as np
@@ -153,3 +154,17 @@ def test_a_plan_under_another_roster_is_refused() -> None:
     with pytest.raises(PolicyError) as refused:
         node.propose(plan.to_json())
     assert refused.value.code == "roster_mismatch"
+
+
+def test_a_plan_that_expired_after_it_was_accepted_is_not_answered() -> None:
+    hostile = Hostile()
+    node = hostile.nodes[1]
+    node._today = lambda: dt.date(3000, 1, 1)
+    for ask in (
+        lambda: node.propose(PLAN.to_json()),
+        lambda: node.report(hostile.terms.to_json(), dict(hostile.state.arrays), b""),
+        lambda: node.secagg(hostile.ask("advertise", epoch=bytes(32), rounds=1)),
+    ):
+        with pytest.raises(PolicyError) as refused:
+            ask()
+        assert refused.value.code == "plan_expired"
