@@ -10,8 +10,8 @@ For n sites and vectors of length d, one after the other in the same run:
                  Flower's: what its `unmask_stage` does with the shares that came
     unmasking    the part of ours that Flower's lines have: recover the secrets, make their masks
                  again, take them off. They verify no signature and read no message, so this is
-                 like for like, and the bars (10; 1,000 at n = 50, d = 1e4, no drop-outs) are on
-                 this part, as when they were set; the whole stands beside it
+                 like for like; the bar of 1,000 (n = 50, d = 1e4, no drop-outs) is on this
+                 part, that of 10 on both
 
 All sites are real, set up for 100 rounds; every sum that is opened is compared with the exact
 one. Words have 64 bits up to d = 100,000 and 32 bits above. Vectors are encoded block by block
