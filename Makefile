@@ -72,7 +72,7 @@ picture: $(RUN)  ## remake the README's picture: heart-disease, 20 repeats, epsi
 
 ## ---- tests; none of them leaves this machine
 
-.PHONY: test test-fast test-all test-attacks test-pages coverage
+.PHONY: test test-fast test-all test-attacks test-audit test-pages coverage
 test: $(DEV)  ## every test but the slow ones and those that need a browser
 	@$(PY_VENV) -m pytest -q $(PARALLEL) -m "not slow and not browser" $(ARGS)
 
@@ -84,6 +84,9 @@ test-all: $(DEV)  ## every test there is, the slow ones and the browser's too
 
 test-attacks: $(DEV)  ## the adversaries, each with the weak variant it must break
 	@$(PY_VENV) -m pytest -v -m attack $(ARGS)
+
+test-audit: $(DEV)  ## 4,000 trainings with one patient and without, against the claimed epsilon
+	@FEDCOHORT_AUDIT_RUNS=4000 $(PY_VENV) -m pytest -q -n auto -rP tests/audit $(ARGS)
 
 test-pages: $(DEV)  ## open the reports in the system's Chromium (chromium, chromedriver)
 	@$(PY_VENV) -m pytest -q -m browser $(ARGS)
@@ -117,15 +120,22 @@ hooks: $(DEV)  ## install the commit hooks of .pre-commit-config.yaml
 
 ## ---- numbers
 
-.PHONY: bench-accuracy bench-federation bench-secagg
+.PHONY: bench-accuracy bench-federation bench-secagg bench-ledger
 bench-accuracy: $(DEV)  ## accuracy of each arm on the shipped studies, against peers
 	@$(PY_VENV) benchmarks/accuracy.py
+
+.PHONY: bench-development
+bench-development: $(DEV)  ## which private method is each family's default, on development data
+	@$(PY_VENV) benchmarks/development.py
 
 bench-federation: $(DEV)  ## time and bytes of a round, by sites and by vector length
 	@$(PY_VENV) benchmarks/federation.py
 
 bench-secagg: $(DEV)  ## CPU, bytes and memory of masked sums, beside Flower's SecAgg+
 	@$(PY_VENV) benchmarks/secagg.py
+
+bench-ledger: $(DEV)  ## time of reserving, charging and reading a hospital's ledger
+	@$(PY_VENV) benchmarks/ledger.py
 
 ## ---- releases
 

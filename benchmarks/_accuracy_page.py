@@ -6,14 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 if TYPE_CHECKING:
     from benchmarks._common import markdown_table
+    from benchmarks._private_gaps import Gaps
 else:
     from _common import markdown_table
 
 from fedcohort.experiments.reporting.results import ALL, MEAN_OF_SITES, Results, SiteInfo, Summary
 
-__all__ = ["BAR_HEAD", "Bar", "bar_line", "document", "text"]
+__all__ = ["BAR_HEAD", "Bar", "bar_line", "document", "gap_lines", "text"]
 
 BAR_HEAD = ("what", "mean", "95 % interval", "bar", "reached")
 _SHOWN = {
@@ -33,6 +36,7 @@ class Bar:
         high: Upper end.
         rule: `>=` or `<=`: how the mean must stand to the limit; `+-`: at most so far from 0.
         limit: The bar.
+        aim: A goal that is reported; missing it fails nothing.
     """
 
     what: str
@@ -41,6 +45,7 @@ class Bar:
     high: float | None = None
     rule: str
     limit: float
+    aim: bool = False
 
     @property
     def reached(self) -> bool:
@@ -56,7 +61,8 @@ def bar_line(bar: Bar) -> list[str]:
     if bar.low is not None and bar.high is not None:
         interval = f"[{_number(bar.low)}, {_number(bar.high)}]"
     reached = "yes" if bar.reached else "NO"
-    return [bar.what, _number(bar.measured), interval, f"{bar.rule} {bar.limit:g}", reached]
+    rule = f"{'aim ' if bar.aim else ''}{bar.rule} {bar.limit:g}"
+    return [bar.what, _number(bar.measured), interval, rule, reached]
 
 
 def _number(value: float) -> str:
@@ -66,12 +72,16 @@ def _number(value: float) -> str:
 
 
 def document(
-    made: Mapping[str, Any], bars: Sequence[Bar], runs: Mapping[str, Results]
+    made: Mapping[str, Any],
+    bars: Sequence[Bar],
+    runs: Mapping[str, Results],
+    gaps: Sequence[Gaps],
 ) -> dict[str, Any]:
-    """Return what the JSON holds: how it was made, the bars, and every arm's primary metric."""
+    """Return what the JSON holds: how it was made, the bars, every arm's primary metric, gaps."""
     return {
         **made,
         "bars": [{**asdict(bar), "reached": bar.reached} for bar in bars],
+        "gaps": [[*line] for table in gaps for line in gap_lines(table)],
         "runs": {name: _run(results) for name, results in runs.items()},
     }
 
@@ -94,9 +104,9 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 5)
 
 
-def text(bars: Sequence[Bar], runs: Mapping[str, Results]) -> str:
+def text(bars: Sequence[Bar], runs: Mapping[str, Results], gaps: Sequence[Gaps]) -> str:
     """Return the page."""
-    missed = [bar.what for bar in bars if not bar.reached]
+    missed = [bar.what for bar in bars if not (bar.reached or bar.aim)]
     verdict = "Every bar is reached." if not missed else f"Missed: {'; '.join(missed)}."
     parts = [
         "# Accuracy",
@@ -108,9 +118,16 @@ def text(bars: Sequence[Bar], runs: Mapping[str, Results]) -> str:
         markdown_table(BAR_HEAD, [bar_line(bar) for bar in bars]),
         "The exactness lines compare weights trained through the wire, the door and its "
         "integers, on all patients and without a ridge, with statsmodels on the pooled table.",
-        "The private presets were chosen with these tables among the data looked at, on splits of "
-        "other seeds: a small leak that these figures do not pay for. See "
-        "[privacy](../explanation/privacy.md#where-the-presets-come-from).",
+        "Private methods and their numbers were chosen on [development data](development.md), with "
+        "the shipped tables looked at beside them: a small leak that these figures do not pay for. "
+        "See [privacy](../explanation/privacy.md#where-the-presets-come-from).",
+        "## What privacy costs, table by table",
+        "One configuration per model family: `logistic` and `hazard` with their default method. "
+        "Private minus pooled without noise, on all test patients: AUROC or C-index, and the mean "
+        "negative log-likelihood of a patient (log-loss; for the hazard of all its intervals). "
+        "Integer noise, one colluder, all sites in every sum, noise that fits a ledger of that "
+        "epsilon. scikit-learn's table is development data, the drawn ones are drawn anew.",
+        markdown_table(GAP_HEAD, [line for table in gaps for line in gap_lines(table)]),
         "## Heart disease, four hospitals",
         _study(runs["heart"]),
         "## Breast cancer, six hospitals (five of them simulated), hazard model",
@@ -123,10 +140,33 @@ def text(bars: Sequence[Bar], runs: Mapping[str, Results]) -> str:
         "whose noise no other site can share, so that `dp_sum` is refused there.",
         "Noise helps nobody: the lines at epsilon 1000 have next to none. Where a private arm "
         "stands above `pooled` here, clipped gradients and few steps carry over to another "
-        "country better than the exact fit does.",
+        "country better than the exact fit does. The bar on GBSG lies above the exact fit: it was "
+        "set on plain descent (`model.private.method=gradient`), which starts low and moves its "
+        "baseline slowly, so that grades, of which Rotterdam has no lowest, take part of it over. "
+        "That happens to fit GBSG; on rare events the same method is far below every bar, which is "
+        "why it is not the default.",
         _table(runs["external"], next(s.site for s in runs["external"].sites if _outside(s))),
     ]
     return "\n\n".join(parts)
+
+
+GAP_HEAD = ("table", "metric", "arm", "ranking", "log-loss", "repeats")
+
+
+def gap_lines(table: Gaps) -> list[list[str]]:
+    """Return a table's gaps as cells, one line per arm and epsilon."""
+    name = f"{table.name} ({table.patients:,} patients, {table.rarity:.0%} with the outcome)"
+    return [
+        [
+            name,
+            table.metric,
+            _arm(arm, epsilon),
+            f"{np.mean(found):+.4f}",
+            f"{np.mean(table.log_loss[arm, epsilon]):+.4f}",
+            str(len(found)),
+        ]
+        for (arm, epsilon), found in table.ranking.items()
+    ]
 
 
 def _outside(site: SiteInfo) -> bool:

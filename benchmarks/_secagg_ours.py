@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from fedcohort.privacy.secagg.coordinator import CoordinatorSession
 from fedcohort.privacy.secagg.encoding import SHORT_WORD_FROM, Encoding
-from fedcohort.privacy.secagg.masking import words_of
+from fedcohort.privacy.secagg.masking import words_of_nothing
 from fedcohort.privacy.secagg.roster import Member, Roster
 from fedcohort.privacy.secagg.site import ExpectedRound, SiteSession
 from fedcohort.privacy.secagg.store import MemoryRoundStore
@@ -214,16 +214,15 @@ class Round:
         for _ in range(repeats):
             # One sum is opened once; a benchmark may open a copy of the session again.
             session = copy.copy(before)
-            session._sum, session._commits = np.zeros(plan.size, dtype=np.int64), {}
-            words_of(session._sum, plan.word_bits)[:] = words_of(masked, plan.word_bits)
+            session._sum, session._commits = masked.copy(), {}
             with self.clock(OPENING[0]):
                 session.survivors()
                 session.commits(commits)
             # `open_sum` is these two steps.
             with self.clock(OPENING[1]):
-                checked = session._answers(plan, answers)
+                checked = session._answers(plan, answers, signed=False)
             with self.clock(OPENING[2]):
-                opened = session._unmasked(checked)
+                opened = session._unmasked(plan, *session._secrets(plan, checked))
             parts = [self.clock.seconds[phase][-1] for phase in OPENING]
             self.coordinator_seconds.append((sum(parts), parts[-1]))
             if not np.array_equal(opened.total, want):
@@ -259,7 +258,7 @@ def keystream_seconds(total_bytes: int) -> float:
 
 def mask_seconds(size: int, streams: int) -> float:
     """Return the CPU seconds in which a client adds so many streams to its words."""
-    words = words_of(np.zeros(size, dtype=np.int64), word_bits(size))
+    words = words_of_nothing(size, word_bits(size))
     words[:] = 1
     step = BLOCK_BYTES // words.itemsize
     keys = [(os.urandom(32), 1 if number % 2 else -1) for number in range(streams)]

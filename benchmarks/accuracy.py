@@ -18,14 +18,18 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 if TYPE_CHECKING:
     import benchmarks._common as bench
     import benchmarks._oracles as oracles
     from benchmarks._accuracy_page import BAR_HEAD, Bar, bar_line, document, text
+    from benchmarks._private_gaps import EPSILONS, GAPS, RARE, Gaps, gaps_of
 else:  # a script's own folder is on its path
     import _common as bench
     import _oracles as oracles
     from _accuracy_page import BAR_HEAD, Bar, bar_line, document, text
+    from _private_gaps import EPSILONS, GAPS, RARE, Gaps, gaps_of
 
 from fedcohort.experiments.reporting.results import ALL, MEAN_OF_SITES, Results
 from fedcohort.experiments.scores.intervals import corrected_interval
@@ -37,7 +41,14 @@ COX = ("study=breast-recurrence", "model=cox", "arms=[local,pooled,federated,per
 # single site would be left, whose noise no other site could share.
 # Epsilon 1000 adds next to no noise: it shows what clipping and few steps do by themselves.
 EXTERNAL = ("study=breast-recurrence", "data.test_sites=[GBSG]", "privacy.epsilon=[1,1000]")
+# A network on the hazard: an aim only. Few repeats, as each takes half a minute.
+DEEP = ("study=breast-recurrence", "model=hazard_mlp", "arms=[pooled,dp_sum]", "privacy.epsilon=1")
 REPEATS, QUICK, FEWEST = 20, 3, 2
+HEAVY = 4  # a table of 20,000 rows takes a quarter of the repeats
+# Ranking that privacy may cost, by epsilon; where few have the outcome, 0.015 at epsilon 3.
+COST = {1.0: 0.020, 3.0: 0.010}
+COST_RARE = {1.0: 0.020, 3.0: 0.015}
+AIMS = {1.0: 0.006, 3.0: 0.002}  # mean loss of AUROC over the tables that have one
 
 
 Key = tuple[str, float | None]  # arm, epsilon
@@ -133,6 +144,48 @@ def personal_bars(results: Results, name: str) -> list[Bar]:
     ]
 
 
+def gap_bars(table: Gaps) -> list[Bar]:
+    """Return the bars on what privacy costs on one table, and against the baseline."""
+    limits = COST_RARE if table.rarity <= RARE else COST
+    found = []
+    for epsilon in EPSILONS:
+        ours, usual = ("dp_sum", epsilon), ("dp_fedavg", epsilon)
+        words = f"{table.name}: dp_sum eps {epsilon:g}"
+        ranking, likely = table.ranking[ours], table.log_loss[ours]
+        what = f"{words} - pooled, {table.metric}"
+        found.append(paired(table, what, ranking, ">=", -limits[epsilon]))
+        less = np.subtract(likely, table.log_loss[usual]).tolist()
+        found.append(paired(table, f"{words} - dp_fedavg, log-loss", less, "<=", 0.0))
+    return found
+
+
+def paired(table: Gaps, what: str, values: Sequence[float], rule: str, limit: float) -> Bar:
+    """Return a bar on a table's gaps with its corrected interval."""
+    sizes = round(0.7 * table.patients), round(0.3 * table.patients)
+    interval = corrected_interval(values, *sizes)
+    return Bar(
+        what=what,
+        measured=interval.mean,
+        low=interval.low,
+        high=interval.high,
+        rule=rule,
+        limit=limit,
+    )
+
+
+def aims(tables: Sequence[Gaps], deep: Results) -> list[Bar]:
+    """Return what is aimed at and reported."""
+    risk = [table for table in tables if table.metric == "AUROC"]
+    found = []
+    for epsilon, limit in AIMS.items():
+        loss = float(np.mean([-np.mean(table.ranking["dp_sum", epsilon]) for table in risk]))
+        what = f"mean loss of AUROC over {len(risk)} tables, dp_sum eps {epsilon:g}"
+        found.append(Bar(what=what, measured=loss, rule="<=", limit=limit, aim=True))
+    ibs = float(np.mean([*series(deep, ("dp_sum", 1.0), ALL, "ibs").values()]))
+    what = "breast: dp_sum eps 1, hazard network, IBS"
+    return [*found, Bar(what=what, measured=ibs, rule="<=", limit=0.190, aim=True)]
+
+
 def exact_bars() -> list[Bar]:
     """Return the bars on exactness: federated fits against statsmodels on the pooled table."""
     return [
@@ -162,20 +215,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
             ("external", EXTERNAL),
         )
     }
+    few = max(FEWEST, repeats // HEAVY)
+    deep = bench.run_study([*DEEP, f"repeats={few}"])
+    tables = [gaps_of(table, few if table.heavy else repeats) for table in GAPS]
     bars = [
         *heart_bars(runs["heart"]),
         *breast_bars(runs["breast"], runs["cox"], runs["external"]),
         *personal_bars(runs["heart"], "heart"),
         *personal_bars(runs["breast"], "breast"),
+        *(bar for table in tables for bar in gap_bars(table)),
         *exact_bars(),
+        *aims(tables, deep),
     ]
     bench.show(f"bars, {repeats} paired repeats", BAR_HEAD, [bar_line(bar) for bar in bars])
     if asked.quick:
         return 0
     made = bench.facts("make bench-accuracy" if repeats == REPEATS else _command(repeats))
-    bench.write_json("accuracy", document(made, bars, runs))
-    bench.console.print(str(bench.page("accuracy", made, text(bars, runs))))
-    return 0 if all(bar.reached for bar in bars) else 1
+    bench.write_json("accuracy", document(made, bars, runs, tables))
+    bench.console.print(str(bench.page("accuracy", made, text(bars, runs, tables))))
+    return 0 if all(bar.reached or bar.aim for bar in bars) else 1
 
 
 def _command(repeats: int) -> str:

@@ -65,12 +65,14 @@ class FedAvgConfig:
 
 @dataclass
 class PrivateConfig:
-    """Differentially private gradient descent: the preset of a model family."""
+    """How a model family is trained with noise; null takes the method's preset."""
 
-    steps: int = MISSING
-    learning_rate: float = MISSING
-    clip: float = MISSING  # L2 bound of one patient's gradient
-    l2: float = MISSING
+    method: str = MISSING  # gradient | newton_gram | whitened
+    steps: int | None = None  # noisy gradients; one more release comes before them
+    learning_rate: float | None = None
+    clip: float | None = None  # L2 bound of one patient's part of a sum
+    l2: float | None = None
+    presets: Any = MISSING  # by method: steps, learning_rate, clip and l2
 
 
 @dataclass

@@ -14,15 +14,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..fl_server.coordinator import Outcome
-from ..privacy.accounting import epsilon_of
 from ..study.analyses.breslow import Breslow
 from ..study.analysis import Vector, solve
 from ..study.cohort import Cohort, concatenate
 from ..study.model import Model
 from ..study.plan import Plan
+from .guarantee import guarantee_of
 from .planning import Planner, personal, unfederated
 from .settings import DP_ARMS
 from .simulation.federate import federate
+from .simulation.ledgers import RunLedgers
 
 __all__ = ["Fit", "train_arms"]
 
@@ -72,7 +73,10 @@ class Fit:
 
 
 def train_arms(
-    planner: Planner, trains: Sequence[Cohort], on_round: OnRound | None = None
+    planner: Planner,
+    trains: Sequence[Cohort],
+    on_round: OnRound | None = None,
+    ledgers: RunLedgers | None = None,
 ) -> list[Fit]:
     """Train every arm that was asked for, on the training parts of one split.
 
@@ -80,13 +84,15 @@ def train_arms(
         planner: Settings, schema and sites.
         trains: One training cohort per site, in the planner's order.
         on_round: Called with (arm, rounds done), for progress.
+        ledgers: The sites' throw-away ledgers; in memory unless told otherwise.
 
     Returns:
         One fit per arm and, for noisy arms and what is personalised from them, per epsilon.
     """
     asked = planner.settings.arms
     model = planner.model()
-    trainer = _Trainer(planner, model, trains, on_round or (lambda arm, done: None))
+    ledgers = ledgers or RunLedgers(folder=None, repeat=0)
+    trainer = _Trainer(planner, model, trains, on_round or (lambda arm, done: None), ledgers)
     fits: list[Fit] = []
     if "local" in asked or "consensus" in asked:
         local = trainer.local()
@@ -112,12 +118,18 @@ class _Trainer:
     """Trains arms on one split."""
 
     def __init__(
-        self, planner: Planner, model: Model, trains: Sequence[Cohort], on_round: OnRound
+        self,
+        planner: Planner,
+        model: Model,
+        trains: Sequence[Cohort],
+        on_round: OnRound,
+        ledgers: RunLedgers,
     ) -> None:
         self._planner = planner
         self._model = model
         self._trains = trains
         self._on_round = on_round
+        self._ledgers = ledgers
 
     @property
     def _is_cox(self) -> bool:
@@ -169,12 +181,12 @@ class _Trainer:
         started = time.monotonic()
         plan = self._planner.private(arm, epsilon)
         outcome = self._run(plan, arm)
-        algorithm = "fedavg" if arm == "dp_fedavg" else "gradient"
+        algorithm = "fedavg" if arm == "dp_fedavg" else plan.analysis
         fit = self._fit(arm, algorithm, {None: outcome.result.arrays["theta"]}, started)
         terms = plan.privacy
         spent = None
         if terms is not None:
-            spent = epsilon_of(terms.noise_multiplier, terms.releases, terms.delta)
+            spent = guarantee_of(terms).epsilon
         return replace(
             fit,
             epsilon=epsilon,
@@ -215,12 +227,15 @@ class _Trainer:
         return np.append(theta, solve(breslow, cohorts).arrays["baseline"])
 
     def _run(self, plan: Plan, arm: str) -> Outcome:
-        return federate(
-            plan,
-            self._trains,
-            patience=self._planner.settings.patience,
-            on_round=lambda done: self._on_round(arm, done),
-        )
+        epsilon = None if plan.privacy is None else plan.privacy.epsilon
+        with self._ledgers.of(arm, epsilon) as ledgers:
+            return federate(
+                plan,
+                self._trains,
+                patience=self._planner.settings.patience,
+                on_round=lambda done: self._on_round(arm, done),
+                ledgers=ledgers,
+            )
 
     @staticmethod
     def _fit(

@@ -25,6 +25,9 @@ from ..datasets import (
 )
 from ..privacy.errors import ConfigError, FedCohortError
 from .launch import file_refusal, refuse
+from .ledger_commands import ledger
+from .privacy_commands import privacy
+from .report_commands import report
 
 __all__ = ["app", "main"]
 
@@ -46,6 +49,9 @@ stats = typer.Typer(
     no_args_is_help=True,
 )
 app.add_typer(stats, name="stats")
+app.add_typer(ledger, name="ledger")
+app.add_typer(privacy, name="privacy")
+app.add_typer(report, name="report")
 _console = Console(stderr=True, highlight=False)
 
 
@@ -217,21 +223,6 @@ def predict(
         out=Path(keys["out"]) if "out" in keys else None,
     )
     _print(answer)
-
-
-@app.command()
-def report(
-    run_folder: Annotated[Path, typer.Argument(help="The folder of a finished run.")],
-    out: Annotated[Path | None, typer.Option(help="Where to write; stdout otherwise.")] = None,
-) -> None:
-    """Render a run's report again from its results.json, byte for byte."""
-    from .reporting.report import make
-
-    page = make(run_folder)
-    if out is None:
-        sys.stdout.write(page)
-    else:
-        out.write_text(page, encoding="utf-8")
 
 
 def _extract(name: str, options: list[str] | None) -> Extract:

@@ -10,6 +10,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from .reporting.results import ALL, Curve, Row, Summary, Verdict
 from .scores.curves import CurveKeeper
 from .scores.evaluate import PRIMARY, score
 from .scores.intervals import mean_interval, verdict
+from .simulation.ledgers import RunLedgers
 
 __all__ = ["Comparison", "compare"]
 
@@ -50,13 +52,20 @@ class Comparison:
     liars: tuple[str, ...]
 
 
-def compare(planner: Planner, extract: Extract, progress: Progress | None = None) -> Comparison:
+def compare(
+    planner: Planner,
+    extract: Extract,
+    progress: Progress | None = None,
+    *,
+    folder: Path | None = None,
+) -> Comparison:
     """Run the comparison.
 
     Args:
         planner: Settings, schema and sites.
         extract: The cohorts.
         progress: Called with (repeat, arm, rounds done).
+        folder: Where the sites' throw-away ledgers go; in memory without one.
 
     Raises:
         FedCohortError: A refusal of any arm ends the run; nothing is left half done.
@@ -81,7 +90,8 @@ def compare(planner: Planner, extract: Extract, progress: Progress | None = None
             tell(repeat, arm, done)
 
         current = replace(planner, masked=planner.masked and settings.secagg.masks(repeat))
-        trained = train_arms(current, [train for train, _ in splits], on_round)
+        ledgers = RunLedgers(folder=folder, repeat=repeat)
+        trained = train_arms(current, [train for train, _ in splits], on_round, ledgers)
         fits = fits or trained
         for fit in trained:
             scored = score(fit, model, splits, extract.external, repeat=repeat, delta=delta)

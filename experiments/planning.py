@@ -7,6 +7,7 @@ of a comparison differs in how it was trained and in nothing else.
 from __future__ import annotations
 
 import datetime as dt
+import math
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -24,9 +25,17 @@ from .settings import SHARING, Settings
 
 __all__ = ["Planner", "personal", "unfederated"]
 
-# The usual recipe, as a baseline: 20 rounds of 5 full-batch local steps.
-_USUAL = {"rounds": 20, "local_steps": 5, "learning_rate": 1.0, "l2": 10.0}
+# The usual recipe, as a baseline: 20 rounds of one local epoch, in 5 steps over a fifth of the
+# patients each, drawn anew for every step.
+_USUAL = {
+    "rounds": 20,
+    "local_steps": 5,
+    "learning_rate": 1.0,
+    "l2": 10.0,
+    "sampling_probability": 0.2,
+}
 _USUAL_CLIP = 2.0
+_USUAL_BOUND = "pld"  # of continuous noise on Poisson samples; see `study.analyses.averaging`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,17 +131,13 @@ class Planner:
         if arm == "dp_fedavg":
             clip = asked.clip or _USUAL_CLIP
             releases = 1 + int(_USUAL["rounds"]) * int(_USUAL["local_steps"])
-            noise = calibrate(epsilon, asked.delta, releases)
-            parameters |= _USUAL | {"clip": clip, "noise_multiplier": noise}
+            terms = self._terms(arm, epsilon, releases, clip, _USUAL["sampling_probability"])
+            parameters |= _USUAL | {"clip": clip, "noise_multiplier": terms.noise_multiplier}
             parameters["max_patients"] = self.settings.max_patients_per_site
-            return self._plan("averaging", parameters, self._terms(arm, epsilon, releases, clip))
-        parameters |= {
-            "steps": preset.steps,
-            "learning_rate": preset.learning_rate,
-            "l2": preset.l2,
-            "clip": clip,
-        }
-        return self._plan("gradient", parameters, self._terms(arm, epsilon, preset.steps + 1, clip))
+            return self._plan("averaging", parameters, terms)
+        terms = self._terms(arm, epsilon, preset.releases, clip)
+        parameters |= preset.parameters(clip, _noise_scale(terms, len(self.sites)))
+        return self._plan(preset.name, parameters, terms)
 
     def _averaging(self) -> dict[str, Any]:
         fit = self.settings.model.fedavg
@@ -142,7 +147,14 @@ class Planner:
             "learning_rate": fit.learning_rate,
         }
 
-    def _terms(self, arm: str, epsilon: float, releases: int, clip: float) -> PrivacyTerms:
+    def _terms(
+        self,
+        arm: str,
+        epsilon: float,
+        releases: int,
+        clip: float,
+        sampling_probability: float = 1.0,
+    ) -> PrivacyTerms:
         asked = self.settings.privacy
         if asked is None:
             raise ConfigError("privacy_missing", f"{arm} needs privacy.epsilon and privacy.delta")
@@ -162,13 +174,14 @@ class Planner:
         return PrivacyTerms(
             epsilon=epsilon,
             delta=asked.delta,
-            noise_multiplier=calibrate(epsilon, asked.delta, releases),
+            noise_multiplier=calibrate(epsilon, asked.delta, releases, sampling_probability),
             releases=releases,
             clip=clip,
             sharing=sharing,
             min_survivors=survivors,
             colluders=colluders,
-            bound=BOUND,
+            bound=BOUND if sampling_probability == 1 else _USUAL_BOUND,
+            sampling_probability=sampling_probability,
         )
 
     @property
@@ -243,6 +256,12 @@ class Planner:
             f"model={self.settings.model.name} does not fit an outcome of kind {task!r}",
             hint=f"Use model={fitting}.",
         )
+
+
+def _noise_scale(terms: PrivacyTerms, sites: int) -> float:
+    """Return the noise of an opened sum of all sites, over the clip norm: each adds a share."""
+    noise = terms.noise()
+    return 0.0 if noise is None else noise.share_sigma(1.0) * math.sqrt(sites)
 
 
 def unfederated(planner: Planner, model: Model) -> Analysis:

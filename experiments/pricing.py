@@ -8,10 +8,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from ..privacy.accounting import epsilon_of
 from ..study.analysis import State
 from ..study.plan import Plan, analysis_of
 from ..study.rounds import encoding_for
+from .guarantee import guarantee_of
 from .planning import Planner
 from .settings import DP_ARMS
 
@@ -52,6 +52,7 @@ def _priced(name: str, plan: Plan) -> dict[str, Any]:
     sizes = [analysis.size(State(round=number, arrays={})) for number in range(rounds or 1)]
     sent = [size * encoding_for(plan, analysis, size).word_bits // 8 for size in sizes]
     terms = plan.privacy
+    given = None if terms is None else guarantee_of(terms)
     return {
         "plan": name,
         "plan_sha256": plan.sha256,
@@ -61,13 +62,24 @@ def _priced(name: str, plan: Plan) -> dict[str, Any]:
         "bytes_up_per_site": sum(sent) if rounds else None,
         "bytes_up_per_round": max(sent),
         "epsilon": None if terms is None else terms.epsilon,
-        "epsilon_spent": None
-        if terms is None
-        else epsilon_of(terms.noise_multiplier, terms.releases, terms.delta),
+        "epsilon_spent": None if given is None else given.epsilon,
         "delta": None if terms is None else terms.delta,
         "bound": None if terms is None else terms.bound,
+        "same_variance_epsilon": None if given is None else given.same_variance_epsilon,
+        "sites_per_person": None if given is None else list(given.sites_per_person),
         "noise_multiplier": None if terms is None else terms.noise_multiplier,
+        "sampling_probability": None if terms is None else terms.sampling_probability,
+        "releases": None if terms is None else terms.releases,
         "clip": None if terms is None else terms.clip,
+        # Of a fresh ledger whose budget is the plan's epsilon: what a simulated hospital has.
+        "ledger": None
+        if given is None
+        else {
+            "order": given.order,
+            "cost": given.cost,
+            "limit": given.limit,
+            "left": {site: max(0.0, given.limit - given.cost) for site in plan.sites},
+        },
     }
 
 
@@ -82,18 +94,27 @@ def _rounds(plan: Plan) -> int | None:
 def show_prices(prices: Sequence[dict[str, Any]], console: Console) -> None:
     """Print the prices as a table."""
     table = Table(title="What would leave each site, and what it costs a patient")
-    for head in ("plan", "rounds", "bytes up / site", "epsilon", "delta", "bound", "noise"):
-        table.add_column(head, justify="left" if head == "plan" else "right")
+    heads = ("plan", "rounds", "bytes up / site", "epsilon", "delta", "noise", "cost", "left")
+    for head in heads:
+        table.add_column(
+            head, justify="left" if head == "plan" else "right", no_wrap=head == "plan"
+        )
     for entry in prices:
-        sent = entry["bytes_up_per_site"]
+        sent, ledger = entry["bytes_up_per_site"], entry["ledger"]
         table.add_row(
             entry["plan"],
             str(entry["rounds"] or "until converged"),
             f"{sent:,}" if sent else f"{entry['bytes_up_per_round']:,} a round",
-            "-" if entry["epsilon"] is None else f"{entry['epsilon_spent']:.3f}",
-            "-" if entry["delta"] is None else f"{entry['delta']:g}",
-            entry["bound"] or "-",
-            "-" if entry["noise_multiplier"] is None else f"{entry['noise_multiplier']:.3f}",
+            "-" if ledger is None else f"{entry['epsilon_spent']:.3f} ({entry['bound']})",
+            "-" if ledger is None else f"{entry['delta']:g}",
+            "-" if ledger is None else f"{entry['noise_multiplier']:.3f}",
+            "-" if ledger is None else f"{ledger['cost']:.4f}",
+            "-" if ledger is None else f"{max(ledger['left'].values()):.4f}",
         )
     console.print(table)
+    if any(entry["ledger"] for entry in prices):
+        console.print(
+            "Cost and what is left: Renyi DP in each hospital's ledger, were its budget the plan's "
+            "epsilon. `fedcohort ledger price PLAN LEDGER` asks a hospital's own."
+        )
     console.print("Nothing was computed and nothing was sent.")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import json
-import re
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
@@ -22,10 +21,11 @@ from ..study.plan import Plan
 from .arms import Fit
 from .compare import Comparison, compare
 from .extracts import load
+from .guarantee import guarantee_of
 from .planning import Planner
 from .pricing import plans_of, price, show_prices
 from .progress import RunProgress
-from .reporting.folder import RunFolder
+from .reporting.folder import RunFolder, file_slug
 from .reporting.models import save_model
 from .reporting.notes import NOT_COVERED, NOTES, PLAIN_SUMS, masked_note
 from .reporting.plots import comparison_svg
@@ -92,7 +92,7 @@ def run(settings: Settings, *, command: str, console: Console) -> dict[str, Any]
         plan_json = _plan_document(planner, plans)
         plan_sha256 = hashlib.sha256(plan_json.encode()).hexdigest()
         with RunProgress(settings.repeats, console) as progress:
-            comparison = compare(planner, extract, progress)
+            comparison = compare(planner, extract, progress, folder=folder.partial)
         finished = dt.datetime.now(dt.UTC)
         results = _results(planner, extract, comparison, plan_sha256, command, finished)
         folder.write("plan.json", plan_json)
@@ -257,6 +257,7 @@ def _privacy(fit: Fit) -> PrivacyFact:
     terms = None if fit.plan is None else fit.plan.privacy
     if terms is None:
         raise ValueError(f"{fit.arm} has no privacy terms")
+    given = guarantee_of(terms)
     return PrivacyFact(
         arm=fit.arm,
         epsilon=fit.epsilon,
@@ -270,6 +271,13 @@ def _privacy(fit: Fit) -> PrivacyFact:
         sharing=terms.sharing,
         masked=fit.plan is not None and fit.plan.secagg == "masked",
         min_survivors=terms.min_survivors,
+        releases=terms.releases,
+        sampling_probability=terms.sampling_probability,
+        same_variance_epsilon=given.same_variance_epsilon,
+        sites_per_person=given.sites_per_person,
+        ledger_order=given.order,
+        ledger_cost=given.cost,
+        ledger_limit=given.limit,
         not_covered=NOT_COVERED,
     )
 
@@ -280,7 +288,7 @@ def _save(folder: Path, fit: Fit, planner: Planner, extract: Extract, plan_sha25
     for site, theta in fit.parameters.items():
         parts = [fit.arm]
         parts += [] if fit.epsilon is None else [f"eps{fit.epsilon:g}"]
-        parts += [] if site is None else [_slug(site)]
+        parts += [] if site is None else [file_slug(site)]
         card = {
             "arm": fit.arm,
             "algorithm": fit.algorithm,
@@ -308,10 +316,3 @@ def _save(folder: Path, fit: Fit, planner: Planner, extract: Extract, plan_sha25
             "limits": _LIMITS + (_AT_HOME if site is not None else ""),
         }
         save_model(folder, "-".join(parts), {"theta": theta}, card)
-
-
-def _slug(site: str) -> str:
-    """A file name's part for a site: its readable letters and a short hash, so none collide."""
-    readable = re.sub(r"[^a-z0-9]+", "_", site.lower()).strip("_")[:40]
-    plain = readable if readable == site.lower() else ""
-    return plain or f"{readable or 'site'}_{hashlib.sha256(site.encode()).hexdigest()[:8]}"

@@ -13,10 +13,11 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from ..conf.schema import FedAvgConfig, PrivateConfig
+from ..conf.schema import FedAvgConfig
 from ..datasets import LoadOptions
 from ..fl_server.rounds import Patience
 from ..privacy.errors import ConfigError
+from .methods import PrivateMethod, private_method
 from .reporting.results import ARMS
 
 __all__ = [
@@ -48,7 +49,7 @@ class ModelSettings:
     seed: int
     algorithm: str
     fedavg: FedAvgConfig
-    private: PrivateConfig | None
+    private: PrivateMethod | None
 
     @property
     def convex(self) -> bool:
@@ -225,7 +226,7 @@ def _model(config: DictConfig) -> ModelSettings:
         seed=model.seed,
         algorithm=algorithm,
         fedavg=OmegaConf.to_object(model.fedavg),  # type: ignore[arg-type]
-        private=None if model.private is None else OmegaConf.to_object(model.private),  # type: ignore[arg-type]
+        private=private_method(model),
     )
 
 
@@ -236,16 +237,11 @@ def _check_sizes(model: DictConfig) -> None:
     if model.intervals is not None:
         _between("model.intervals", model.intervals, 1, 1000)
     _between("model.seed", model.seed, 0, 2**63 - 1)
-    for name in ("fedavg", "private"):
-        for key, value in (model[name] or {}).items():
-            where = f"model.{name}.{key}"
-            if key == "l2":
-                if not (math.isfinite(value) and value >= 0):
-                    raise _refused(where, "it must be finite and >= 0", "Use 1.0.")
-            elif isinstance(value, int):
-                _between(where, value, 1, 10_000)
-            else:
-                _positive(where, value, "Use 1.0.")
+    for key, value in model.fedavg.items():
+        if isinstance(value, int):
+            _between(f"model.fedavg.{key}", value, 1, 10_000)
+        else:
+            _positive(f"model.fedavg.{key}", value, "Use 1.0.")
 
 
 def _privacy(config: DictConfig) -> PrivacySettings:

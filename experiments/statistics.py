@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 
 from ..datasets import GROUP_DOMAINS, Extract
-from ..privacy.accounting import BOUND, calibrate, epsilon_of
+from ..privacy.accounting import BOUND, calibrate
 from ..privacy.errors import ConfigError, PolicyError
 from ..privacy.secagg.roster import MINIMUM_SITES
 from ..study.analysis import Result, solve
 from ..study.cohort import concatenate
 from ..study.plan import Plan, PrivacyTerms, analysis_of
+from .guarantee import guarantee_of
 from .simulation.federate import federate
 
 __all__ = ["counts", "kaplan_meier"]
@@ -126,12 +127,13 @@ def _federated(
     )
     outcome = federate(plan, extract.cohorts)
     pooled = solve(analysis_of(plan), [concatenate(extract.cohorts, site="pooled")])
-    spent = None if terms is None else epsilon_of(terms.noise_multiplier, 1, terms.delta)
+    given = None if terms is None else guarantee_of(terms)
     return {
         "simulation": True,
         "plan_sha256": plan.sha256,
         "epsilon": epsilon,
-        "epsilon_spent": spent,
+        "epsilon_spent": None if given is None else given.epsilon,
+        "sites_per_person": None if given is None else list(given.sites_per_person),
         "delta": delta,
         "bound": None if terms is None else terms.bound,
         "federated": _plain(outcome.result),

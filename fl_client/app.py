@@ -1,13 +1,14 @@
 """The hospital's Flower ClientApp: translate and delegate, nothing else.
 
-`query.propose` hands over a plan, `train.report` answers a round with a vector, and one query per
-phase carries secure aggregation. An error
-leaves as its code in a record of the same shape as every refusal; its text stays here.
+`query.propose` hands over a plan, `train.report` answers a round with a vector, `query.close` ends
+a plan, and one query per phase carries secure aggregation. An error leaves as its code in a
+record of the same shape as every refusal; its text stays here.
 """
 
 from __future__ import annotations
 
 import logging
+import traceback
 from collections.abc import Callable
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
@@ -39,6 +40,17 @@ def client_app(node_of: Callable[[Context], Node]) -> ClientApp:
         def answer() -> RecordDict:
             plan_json = str(message.content.config_records["plan"]["json"])
             sha256 = node_of(context).propose(plan_json)
+            return RecordDict({"answer": ConfigRecord({"plan_sha256": sha256})})
+
+        return _reply(message, answer)
+
+    @app.query("close")
+    def close(message: Message, context: Context) -> Message:
+        """End a plan at the node."""
+
+        def answer() -> RecordDict:
+            sha256 = str(message.content.config_records["plan"]["sha256"])
+            node_of(context).close(sha256)
             return RecordDict({"answer": ConfigRecord({"plan_sha256": sha256})})
 
         return _reply(message, answer)
@@ -95,8 +107,10 @@ def _reply(message: Message, answer: Callable[[], RecordDict]) -> Message:
     except FedCohortError as error:
         _log.warning("refused: %s (%s)", error, error.code)
         content = _refusal(error.code, error.exit_code)
-    except Exception:  # any text of a library may hold a patient's value
-        _log.exception("a round failed at this site")
+    except Exception as error:  # any text of a library may hold a patient's value
+        where = "".join(traceback.format_tb(error.__traceback__))
+        _log.error("a round failed at this site: %s\n%s", type(error).__name__, where)
+        _log.debug("its text", exc_info=error)  # for the hospital that asks for it, on its screen
         content = _refusal("site_error", ProtocolError.exit_code)
     return Message(content, reply_to=message)
 

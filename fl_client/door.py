@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..privacy.errors import PolicyError, ProtocolError
-from ..privacy.ledger import Charge, Ledger
+from ..privacy.ledger.charges import Charge, Ledger
+from ..privacy.mechanism import Mechanism
 from ..privacy.noise import discrete_gaussian
 from ..privacy.secagg.site import SiteSession
 from ..study.analysis import Contribution
@@ -178,25 +179,24 @@ def _sensitivity(contribution: Contribution, plan: Plan) -> float:
 
 def _charge_for(contribution: Contribution, terms: RoundTerms, plan: Plan) -> Charge:
     """Price a release before it is made; refuse where the price would be a guess."""
-    mechanism, releases, rho = "no_noise", 0, 0.0
+    mechanism, releases = None, 0
     if plan.privacy is not None:
         if plan.privacy.sharing == "local":
-            if contribution.local is None:
+            local = contribution.local
+            if local is None:
                 raise PolicyError(
                     "no_local_noise",
                     "the plan promises noise inside local steps and the analysis adds none",
                     hint="Use sharing `sum`, or an analysis that adds its own noise.",
                 )
-            mechanism, releases = "local_discrete_gaussian", contribution.local.releases
-            rho = releases / (2.0 * contribution.local.noise_multiplier**2)
+            mechanism = Mechanism(
+                noise_multiplier=local.noise_multiplier,
+                sampling_probability=local.sampling_probability,
+            )
+            releases = local.releases
         else:
             _sensitivity(contribution, plan)
-            mechanism, releases = "discrete_gaussian_sum", 1
-            rho = 1.0 / (2.0 * plan.privacy.noise_multiplier**2)
+            mechanism, releases = plan.privacy.mechanism, 1
     return Charge(
-        plan_sha256=plan.sha256,
-        round=terms.round,
-        mechanism=mechanism,
-        releases=releases,
-        rho=rho,
+        plan_sha256=plan.sha256, round=terms.round, releases=releases, mechanism=mechanism
     )

@@ -12,11 +12,12 @@ import datetime as dt
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from ..privacy.accounting import BOUND, epsilon_of
+from ..privacy.accounting import BOUND, epsilon_of_event
 from ..privacy.errors import PolicyError, ProtocolError
+from ..privacy.ledger.charges import Ledger
 from ..study.analysis import Analysis, State, Vector
 from ..study.cohort import Cohort
-from ..study.plan import Plan, analysis_of
+from ..study.plan import Plan, analysis_of, reservation_of
 from ..study.rounds import RoundTerms, expected_round, terms_for
 from .door import Prepared, Release, SiteTerms, hand_over, prepare
 
@@ -49,6 +50,7 @@ class Node:
         self._approves = approves
         self._today = today
         self._studies: dict[str, _Study] = {}
+        self._ledgers: dict[str, Ledger] = {}  # of every plan that set its price aside here
 
     def propose(self, plan_json: str) -> str:
         """Accept a plan that this site approved, and make ready for its rounds.
@@ -58,8 +60,8 @@ class Node:
 
         Raises:
             PolicyError: `plan_not_for_us`, `plan_not_approved`, `plan_expired`,
-                `plan_underpriced`, `schema_mismatch`, `codebook_required` or
-                `roster_mismatch`.
+                `plan_underpriced`, `roster_mismatch`, whatever the ledger refuses,
+                `schema_mismatch` or `codebook_required`.
         """
         plan = Plan.from_json(plan_json)
         self._check_date(plan)
@@ -74,10 +76,6 @@ class Node:
                 hint="Ask the site's data team to look at the plan and approve its hash.",
             )
         _check_price(plan)
-        cohort = self._cohort_for(plan)
-        _check_cohort(plan, cohort)
-        if plan.privacy is None:
-            cohort = cohort.at_most(plan.max_patients_per_site)
         terms = self._terms_for(plan)
         if plan.secagg == "masked" and plan.roster != terms.roster:
             raise PolicyError(
@@ -85,8 +83,22 @@ class Node:
                 "the plan masks under another roster than the one this site pinned",
                 hint="Ask for a plan under the roster that your members signed.",
             )
+        # The whole price is set aside before a record is looked at.
+        terms.ledger.reserve(reservation_of(plan))
+        self._ledgers[plan.sha256] = terms.ledger
+        cohort = self._cohort_for(plan)
+        _check_cohort(plan, cohort)
+        if plan.privacy is None:
+            cohort = cohort.at_most(plan.max_patients_per_site)
         self._studies[plan.sha256] = _Study(plan, cohort, terms)
         return plan.sha256
+
+    def close(self, plan_sha256: str) -> None:
+        """End a plan: its ledger gets back what was set aside for rounds that never came."""
+        self._studies.pop(plan_sha256, None)
+        ledger = self._ledgers.pop(plan_sha256, None)
+        if ledger is not None:  # also where the cohort was refused after its price was set aside
+            ledger.close(plan_sha256)
 
     def secagg(self, request: SecAggRequest) -> bytes:
         """Answer a phase of secure aggregation that carries no vector.
@@ -232,13 +244,15 @@ def _check_price(plan: Plan) -> None:
         return
     analysis = analysis_of(plan)
     releases = analysis.releases
-    spent = epsilon_of(terms.noise_multiplier, terms.releases, terms.delta)
+    spent = epsilon_of_event(terms.mechanism.event(terms.releases), terms.delta)
     more = releases is not None and releases > terms.releases  # None: the door refuses it
     # What runs is the analysis' own noise and clip, where it has them.
     quieter = getattr(analysis, "noise_multiplier", None) or terms.noise_multiplier
     wider = getattr(analysis, "clip", None) or terms.clip
-    other = quieter < terms.noise_multiplier or wider > terms.clip
-    if more or other or spent > terms.epsilon * (1 + 1e-9) or terms.bound != BOUND:
+    oftener = getattr(analysis, "sampling_probability", 1.0) > terms.sampling_probability
+    other = quieter < terms.noise_multiplier or wider > terms.clip or oftener
+    bounds = (BOUND, "pld") if terms.sharing == "local" else (BOUND,)
+    if more or other or spent > terms.epsilon * (1 + 1e-9) or terms.bound not in bounds:
         raise PolicyError(
             "plan_underpriced",
             "the plan's noise and rounds cost more than the epsilon it states, or its analysis "

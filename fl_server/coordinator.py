@@ -14,7 +14,7 @@ from ..study.analysis import Result
 from ..study.plan import Plan, analysis_of
 from ..study.rounds import terms_for
 from .masked import MaskedSums, Masking
-from .rounds import Patience, collect_sum, propose
+from .rounds import Patience, collect_sum, end, propose
 
 __all__ = ["Outcome", "run_plan"]
 
@@ -66,6 +66,20 @@ def run_plan(
     if tuple(sorted(nodes)) != plan.sites:
         raise ProtocolError("roster_mismatch", "the nodes are not the plan's sites")
     patience = patience or Patience()
+    try:
+        return _run(plan, grid, nodes, masking, patience, on_round or (lambda done: None))
+    finally:
+        end(grid, nodes, plan, patience)
+
+
+def _run(
+    plan: Plan,
+    grid: Grid,
+    nodes: Mapping[str, int],
+    masking: Masking | None,
+    patience: Patience,
+    on_round: Callable[[int], None],
+) -> Outcome:
     analysis = analysis_of(plan)
     attempt = secrets.token_hex(16)
     started = time.monotonic()
@@ -89,8 +103,7 @@ def run_plan(
         dropped.update(summed.dropped)
         liars.update(summed.liars)
         after = analysis.step(state, summed.total)
-        if on_round is not None:
-            on_round(done)
+        on_round(done)
         if isinstance(after, Result):
             return Outcome(
                 result=after,

@@ -25,10 +25,14 @@ __all__ = [
     "Patience",
     "SummedRound",
     "collect_sum",
+    "end",
     "propose",
     "raise_refusal",
     "round_content",
 ]
+
+
+_END_TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +63,16 @@ class SummedRound:
     bytes_up: int
     dropped: tuple[str, ...]
     liars: tuple[str, ...] = ()
+
+
+def end(grid: Grid, nodes: Mapping[str, int], plan: Plan, patience: Patience) -> None:
+    """Tell every site that the plan has ended: what it set aside and did not spend is free again.
+
+    A site that does not hear it keeps the price set aside, which hurts nobody but itself.
+    """
+    content = RecordDict({"plan": ConfigRecord({"sha256": plan.sha256})})
+    wait = min(patience.timeout_s, _END_TIMEOUT_S)
+    exchange(grid, nodes, "query.close", content, group="plan", timeout_s=wait)
 
 
 def propose(grid: Grid, nodes: Mapping[str, int], plan: Plan, patience: Patience) -> None:

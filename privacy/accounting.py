@@ -1,8 +1,11 @@
-"""Accounting: what a number of noisy sums costs one patient, by Google's `dp-accounting`.
+"""Accounting: what a number of noisy sums costs one patient, and how much noise a price needs.
 
-The noise is discrete and summed over sites, so the bound that holds is zCDP / Renyi DP; a
-privacy-loss-distribution accountant would be 8 to 15 % tighter but has no proof for sums of
-discrete Gaussians. Every epsilon printed names this bound: `rdp`.
+The noise is discrete and summed over sites, so the bound that holds is zCDP / Renyi DP, named
+`rdp`: a privacy loss distribution would be 8 to 15 % tighter and has no proof for sums of
+discrete Gaussians. Only the baseline that adds local noise to Poisson samples is stated by its
+privacy loss distribution (`pld`, see `privacy.pld`). Noise is always calibrated in the currency
+of the hospital's ledger, Renyi DP at one fixed order (`privacy.budget`), so that a plan at
+(3, 1e-4) fits a budget of (3, 1e-4).
 
 Source: Bun & Steinke 2016 (zCDP); Canonne, Kamath, Steinke 2020, Prop. 12 (RDP to epsilon).
 """
@@ -15,77 +18,122 @@ from functools import lru_cache
 import dp_accounting
 from dp_accounting import rdp
 
-__all__ = ["BOUND", "calibrate", "epsilon_of", "releases_event"]
+from .budget import ORDERS, Budget
+from .mechanism import Mechanism
+
+__all__ = ["BOUND", "calibrate", "epsilon_of", "epsilon_of_event", "for_sites"]
 
 BOUND = "rdp"
-# Integer and half orders up to 64, then sparser: the optimum for epsilon 0.05..50 lies inside.
-_ORDERS = [1 + x / 10 for x in range(1, 100)] + [float(x) for x in range(11, 64)]
-_ORDERS += [64.0, 80.0, 96.0, 128.0, 192.0, 256.0, 384.0, 512.0, 1024.0]
+# Tenths serve large epsilons; for samples they are slow, and do not always converge.
+_TENTHS = [1 + x / 10 for x in range(1, 100) if x % 10]
 
 
-def releases_event(noise_multiplier: float, releases: int) -> dp_accounting.DpEvent:
-    """Return the event of `releases` noisy sums, every one at the same noise multiplier."""
-    single = dp_accounting.ZCDpEvent(rho=1.0 / (2.0 * noise_multiplier**2))
-    return dp_accounting.SelfComposedDpEvent(single, releases)
-
-
-def epsilon_of(noise_multiplier: float, releases: int, delta: float) -> float:
+def epsilon_of(
+    noise_multiplier: float, releases: int, delta: float, sampling_probability: float = 1.0
+) -> float:
     """Return the epsilon that holds for one patient over all releases.
 
     Args:
         noise_multiplier: z, > 0.
         releases: Number of noisy sums in which the patient may be, >= 0.
         delta: In (0, 1).
+        sampling_probability: q, in (0, 1].
 
     Returns:
-        epsilon at `delta`, add-or-remove one patient, by Renyi DP.
+        epsilon at `delta`, add-or-remove one patient, by Renyi DP at its best order.
 
     Raises:
         ValueError: An argument is out of its range (NaN included).
     """
-    _check_delta(delta)
-    if not (math.isfinite(noise_multiplier) and noise_multiplier > 0):
-        raise ValueError(f"noise_multiplier must be > 0, got {noise_multiplier}")
+    mechanism = Mechanism(
+        noise_multiplier=noise_multiplier, sampling_probability=sampling_probability
+    )
     if releases < 0:
         raise ValueError(f"releases must be >= 0, got {releases}")
-    if releases == 0:
+    return epsilon_of_event(mechanism.event(releases), delta)
+
+
+def epsilon_of_event(event: dp_accounting.DpEvent, delta: float) -> float:
+    """Return the epsilon of anything that Renyi DP can account for, at its best order.
+
+    Raises:
+        ValueError: delta is out of (0, 1).
+        dp_accounting.UnsupportedEventError: There is no Renyi DP for the event.
+    """
+    _check_delta(delta)
+    if event == dp_accounting.NoOpDpEvent():
         return 0.0
-    accountant = rdp.RdpAccountant(_ORDERS, dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE)
-    accountant.compose(releases_event(noise_multiplier, releases))
+    sampled = "PoissonSampled" in repr(event)
+    orders = [float(order) for order in ORDERS] + ([] if sampled else _TENTHS)
+    accountant = rdp.RdpAccountant(orders, dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE)
+    accountant.compose(event)
     return float(accountant.get_epsilon(delta))
 
 
+def for_sites(mechanism: Mechanism, sites: int, sharing: str) -> Mechanism:
+    """Return the mechanism as a patient sees it who is a patient of several hospitals.
+
+    Clipped at each hospital, such a patient changes one sum by `sites` times the clip norm, so
+    that z shrinks by that factor. Where each hospital adds all of the noise itself (`each`,
+    `local`), the noise of those hospitals counts too, and z shrinks by its root.
+
+    Args:
+        mechanism: For a patient of one hospital.
+        sites: Hospitals of this patient among those of the study, >= 1.
+        sharing: `sum`, `each` or `local`, as in the plan.
+
+    >>> for_sites(Mechanism(noise_multiplier=4.0), 2, "sum").noise_multiplier
+    2.0
+    """
+    if sites < 1:
+        raise ValueError(f"sites must be >= 1, got {sites}")
+    factor = float(sites) if sharing == "sum" else math.sqrt(sites)
+    return Mechanism(
+        noise_multiplier=mechanism.noise_multiplier / factor,
+        sampling_probability=mechanism.sampling_probability,
+    )
+
+
 @lru_cache(maxsize=256)
-def calibrate(epsilon: float, delta: float, releases: int) -> float:
-    """Return the smallest noise multiplier whose releases cost at most epsilon.
+def calibrate(
+    epsilon: float, delta: float, releases: int, sampling_probability: float = 1.0
+) -> float:
+    """Return the least noise multiplier whose releases a budget of (epsilon, delta) can pay.
 
     Args:
         epsilon: > 0 and finite.
         delta: In (0, 1).
         releases: >= 1.
+        sampling_probability: q, in (0, 1].
 
     Returns:
-        z, rounded up: `epsilon_of(z, releases, delta) <= epsilon` always holds.
+        z, rounded up: a fresh ledger with this budget can always pay the releases, and
+        `epsilon_of` of them is at most epsilon. With q = 1, by closed form:
+        z^2 = order * releases / (2 limit).
 
     Raises:
         ValueError: An argument is out of its range (NaN included).
     """
-    _check_delta(delta)
-    if not (math.isfinite(epsilon) and epsilon > 0):
-        raise ValueError(f"epsilon must be finite and > 0, got {epsilon}")
+    budget = Budget(epsilon=epsilon, delta=delta)
     if releases < 1:
         raise ValueError(f"releases must be >= 1, got {releases}")
-    low, high = 1e-3, 1.0
-    while epsilon_of(high, releases, delta) > epsilon:
-        low, high = high, 2.0 * high
-        if high > 1e9:
-            raise ValueError(f"epsilon {epsilon} at delta {delta} needs more noise than 1e9")
+    full = math.sqrt(budget.order * releases / (2.0 * budget.limit)) * (1 + 1e-12)
+    if sampling_probability == 1:
+        return full
+
+    def fits(noise_multiplier: float) -> bool:
+        mechanism = Mechanism(
+            noise_multiplier=noise_multiplier, sampling_probability=sampling_probability
+        )
+        return releases * mechanism.rdp(budget.order) <= budget.limit
+
+    low, high = 1e-3, full  # sampling never needs more noise than everybody in every release
     while high / low > 1 + 1e-6:
         middle = math.sqrt(low * high)
-        if epsilon_of(middle, releases, delta) > epsilon:
-            low = middle
-        else:
+        if fits(middle):
             high = middle
+        else:
+            low = middle
     return high
 
 

@@ -9,7 +9,7 @@ zeroed before the sum: a NaN or an infinity must not make one patient's presence
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["clip_factors", "clipped_sum", "sum_by_patient"]
+__all__ = ["bounded_rows", "clip_factors", "clipped_sum", "sum_by_patient"]
 
 Vector = NDArray[np.float64]
 
@@ -72,9 +72,32 @@ def clipped_sum(rows: Vector, patient_index: NDArray[np.int64], clip_norm: float
         per_patient = sum_by_patient(rows, patient_index)
     if per_patient.shape[0] == 0:
         return np.zeros(rows.shape[1])
-    finite: NDArray[np.bool_] = np.asarray(np.isfinite(per_patient).all(axis=1))
-    safe = np.where(finite[:, None], per_patient, 0.0)
+    safe, norms = _finite(per_patient)
+    return np.asarray(clip_factors(norms, clip_norm) @ safe, dtype=np.float64)
+
+
+def bounded_rows(rows: Vector, clip_norm: float) -> Vector:
+    """Shorten each row to an L2 norm; a row that is not finite becomes zero.
+
+    Args:
+        rows: float64 [rows, d].
+        clip_norm: The bound C on a row's L2 norm, > 0.
+
+    Returns:
+        float64 [rows, d].
+
+    >>> bounded_rows(np.array([[3.0, 4.0], [np.nan, 0.0]]), 1.0)
+    array([[0.6, 0.8],
+           [0. , 0. ]])
+    """
+    safe, norms = _finite(rows)
+    return np.asarray(clip_factors(norms, clip_norm)[:, None] * safe, dtype=np.float64)
+
+
+def _finite(rows: Vector) -> tuple[Vector, Vector]:
+    """Return the rows, zero where they are not finite, and their norms."""
+    finite: NDArray[np.bool_] = np.asarray(np.isfinite(rows).all(axis=1))
+    safe = np.where(finite[:, None], rows, 0.0)
     # Scaling by the largest entry first keeps a norm of 1e200 from overflowing to infinity.
     largest = np.maximum(np.abs(safe).max(axis=1, initial=0.0), 1.0)
-    norms = np.linalg.norm(safe / largest[:, None], axis=1) * largest
-    return np.asarray(clip_factors(norms, clip_norm) @ safe, dtype=np.float64)
+    return safe, np.linalg.norm(safe / largest[:, None], axis=1) * largest

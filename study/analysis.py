@@ -62,10 +62,12 @@ class LocalNoise:
     Attributes:
         noise_multiplier: z of each step.
         releases: Number of noisy sums inside this contribution.
+        sampling_probability: q of each step; 1: every patient is in every one.
     """
 
     noise_multiplier: float
     releases: int
+    sampling_probability: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

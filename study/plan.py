@@ -13,9 +13,12 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 from ..privacy.errors import ConfigError, PolicyError, ProtocolError
+from ..privacy.ledger.charges import Reservation
+from ..privacy.mechanism import Mechanism
 from ..privacy.noise import NoiseTerms, Sharing
 from ..privacy.secagg.roster import threshold_for
 from . import analyses, models
@@ -23,7 +26,7 @@ from .analysis import Analysis
 from .model import Model
 from .registry import build
 
-__all__ = ["PLAN_FORMAT", "Plan", "PrivacyTerms", "analysis_of", "model_of"]
+__all__ = ["PLAN_FORMAT", "Plan", "PrivacyTerms", "analysis_of", "model_of", "reservation_of"]
 
 PLAN_FORMAT = "fedcohort.plan/1"
 
@@ -38,6 +41,7 @@ class PrivacyTerms:
         noise_multiplier: z of every noisy sum, calibrated to cost at most epsilon.
         releases: Number of noisy sums in the plan.
         clip: L2 bound of one patient's contribution.
+        sampling_probability: q, with which a patient is in a noisy sum; 1: everybody is.
         sharing: `sum`, `each` (full noise at every site) or `local` (inside local steps).
         min_survivors: m, fewest sites whose shares are in an opened sum.
         colluders: c, sites assumed to pool what they see with the coordinator.
@@ -55,11 +59,12 @@ class PrivacyTerms:
     min_survivors: int
     colluders: int
     bound: str
+    sampling_probability: float = 1.0
     unit: str = "patient"
     relation: str = "add_or_remove_one"
 
     def __post_init__(self) -> None:
-        for name in ("epsilon", "delta", "noise_multiplier", "clip"):
+        for name in ("epsilon", "delta", "noise_multiplier", "clip", "sampling_probability"):
             number = getattr(self, name)
             if isinstance(number, int) and not isinstance(number, bool):
                 object.__setattr__(self, name, float(number))  # 3 and 3.0 are one plan
@@ -68,6 +73,14 @@ class PrivacyTerms:
             raise ConfigError("privacy_range", "epsilon, noise_multiplier and clip must be > 0")
         if not 0 < self.delta < 1:
             raise ConfigError("privacy_range", f"delta must lie in (0, 1), got {self.delta}")
+        if not 0 < self.sampling_probability <= 1 or (
+            self.sampling_probability < 1 and self.sharing != "local"
+        ):
+            raise ConfigError(
+                "privacy_range",
+                "sampling_probability must lie in (0, 1], and be 1 where noise is in the sum",
+                hint="There is no accounting for discrete noise on Poisson samples.",
+            )
         if self.releases < 1 or not 0 <= self.colluders < self.min_survivors:
             raise ConfigError(
                 "privacy_range", "releases must be >= 1, and colluders fewer than min_survivors"
@@ -90,12 +103,15 @@ class PrivacyTerms:
         )
 
     @property
-    def rho(self) -> float:
-        """The whole plan's cost in zCDP."""
-        return self.releases / (2.0 * self.noise_multiplier**2)
+    def mechanism(self) -> Mechanism:
+        """One noisy sum of the plan, as accountants and ledgers know it."""
+        return Mechanism(
+            noise_multiplier=self.noise_multiplier,
+            sampling_probability=self.sampling_probability,
+        )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)  # no slots: its hash is kept
 class Plan:
     """One analysis over named sites, as a hospital approves it.
 
@@ -172,7 +188,7 @@ class Plan:
         """Sites that an opened sum must hold."""
         return self.min_sites if self.privacy is None else self.privacy.min_survivors
 
-    @property
+    @cached_property
     def sha256(self) -> str:
         """Hash of the canonical JSON: the name under which hospitals approve it."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()
@@ -266,3 +282,22 @@ def analysis_of(plan: Plan) -> Analysis:
             fields[name] = tuple(value)
     analysis: Analysis = build(analyses, "analysis", plan.analysis, fields)
     return analysis
+
+
+def reservation_of(plan: Plan) -> Reservation:
+    """Return what a hospital's ledger sets aside for a plan before any of its work."""
+    terms = plan.privacy
+    return Reservation(
+        plan_sha256=plan.sha256,
+        study=plan.study,
+        purpose=plan.purpose,
+        analysis=plan.analysis,
+        rounds=plan.max_rounds,
+        releases=0 if terms is None else terms.releases,
+        mechanism=None if terms is None else terms.mechanism,
+        clip=None if terms is None else terms.clip,
+        sharing=None if terms is None else terms.sharing,
+        min_survivors=plan.fewest_sites,
+        colluders=plan.colluders if terms is None else terms.colluders,
+        masked=plan.secagg == "masked",
+    )

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..privacy.errors import ProtocolError
+from ..privacy.errors import PolicyError, ProtocolError
+from ..privacy.noise import MINIMUM_SHARE
 from ..privacy.secagg.encoding import SHORT_WORD_FROM, Encoding
 from ..privacy.secagg.site import ExpectedRound
 from .analysis import Analysis, State, Vector
@@ -94,14 +95,14 @@ def encoding_for(plan: Plan, analysis: Analysis, size: int) -> Encoding:
     """Return the grid of a round, from public values only: both sides compute the same one.
 
     Raises:
-        PolicyError: `encoding_overflow`.
+        PolicyError: `encoding_overflow` or `noise_share_too_small`.
     """
     noise = None if plan.privacy is None else plan.privacy.noise()
     word_bits = 32 if size > SHORT_WORD_FROM else 64
     if plan.privacy is None or noise is None:
         bound = analysis.site_bound(plan.max_patients_per_site)
         return Encoding.for_sum(site_bound=bound, sites=len(plan.sites), word_bits=word_bits)
-    return Encoding.for_noisy_sum(
+    encoding = Encoding.for_noisy_sum(
         clip_norm=plan.privacy.clip,
         max_patients=plan.max_patients_per_site,
         sites=len(plan.sites),
@@ -109,6 +110,14 @@ def encoding_for(plan: Plan, analysis: Analysis, size: int) -> Encoding:
         size=size,
         word_bits=word_bits,
     )
+    share = noise.share_sigma(encoding.sensitivity_units(plan.privacy.clip, size))
+    if share < MINIMUM_SHARE:
+        raise PolicyError(
+            "noise_share_too_small",
+            f"a site's share of the noise would be {share:.2g} grid units, below {MINIMUM_SHARE:g}",
+            hint="So little noise protects nobody: ask for a smaller epsilon.",
+        )
+    return encoding
 
 
 def expected_round(plan: Plan, terms: RoundTerms) -> ExpectedRound:

@@ -4,9 +4,13 @@
 other, so what they share is a fixture, here or in the `conftest.py` of a folder.
 """
 
+from __future__ import annotations
+
+import hashlib
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 # Before anything imports Flower, which reads them once.
 os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
@@ -51,3 +55,88 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for folder, marker in FOLDER_MARKERS.items():
             if folder in folders:
                 item.add_marker(marker)
+
+
+class MadeLedger:
+    """A ledger's chain, made in memory by its own rules; its clock moves a second an entry."""
+
+    def __init__(self, hospital: str = "St. Mary's", **changes: Any) -> None:
+        from fedcohort.privacy.budget import Budget
+        from fedcohort.privacy.ledger.chain import Chain
+        from fedcohort.privacy.ledger.charges import Opening
+
+        facts: dict[str, Any] = {
+            "population": "admissions 2019-2025",
+            "kind": "site",
+            "budget": Budget(epsilon=3.0, delta=1e-5),
+            "unnoised": False,
+        }
+        self.chain = Chain()
+        self.entries: list[Any] = []
+        self._add("open", Opening(hospital=hospital, **(facts | changes)).to_json())
+
+    def plan(
+        self,
+        study: str,
+        z: float | None = 25.0,
+        *,
+        planned: int = 10,
+        made: int = 10,
+        closed: bool = True,
+        q: float = 1.0,
+        **changes: Any,
+    ) -> MadeLedger:
+        """Reserve a plan of so many noisy sums (without noise: vectors), and make some of them."""
+        from fedcohort.privacy.ledger.charges import Charge, Reservation
+        from fedcohort.privacy.mechanism import Mechanism
+
+        noise = None if z is None else Mechanism(noise_multiplier=z, sampling_probability=q)
+        facts: dict[str, Any] = {
+            "plan_sha256": hashlib.sha256(f"{study}{len(self.entries)}".encode()).hexdigest(),
+            "study": study,
+            "purpose": f"why {study}",
+            "analysis": "descent",
+            "rounds": planned,
+            "releases": 0 if noise is None else planned,
+            "mechanism": noise,
+            "clip": None if noise is None else 1.5,
+            "sharing": None if noise is None else "sum" if q == 1 else "local",
+            "min_survivors": 4,
+            "colluders": 1,
+        }
+        asked = Reservation(**(facts | changes))
+        if not self._ask("reserve", asked.to_json()):
+            return self
+        for number in range(made):
+            charge = Charge(
+                plan_sha256=asked.plan_sha256,
+                round=number,
+                releases=0 if noise is None else 1,
+                mechanism=noise,
+            )
+            self._ask("charge", charge.to_json())
+        if closed:
+            self._add("close", {"plan_sha256": asked.plan_sha256})
+        return self
+
+    def _ask(self, kind: str, body: dict[str, Any]) -> bool:
+        from fedcohort.privacy.errors import PolicyError
+
+        try:
+            self._add(kind, body)
+        except PolicyError as refusal:
+            self._add("refuse", {"asked": kind, "code": refusal.code, "request": body})
+            return False
+        return True
+
+    def _add(self, kind: str, body: dict[str, Any]) -> None:
+        time = f"2026-03-01T08:{len(self.entries) // 60:02}:{len(self.entries) % 60:02}.000+00:00"
+        entry = self.chain.add(kind, body, time)
+        if entry is not None:
+            self.entries.append(entry)
+
+
+@pytest.fixture(scope="session")
+def made_ledger() -> type[MadeLedger]:
+    """Make ledgers: `made_ledger("a hospital").plan("a study", 25.0, made=3).entries`."""
+    return MadeLedger

@@ -222,6 +222,9 @@ def _privacy_table(view: View) -> list[dict[str, Any]]:
                 "spent": _up(fact.epsilon_spent),
                 "delta": DASH if fact.delta is None else f"{fact.delta:.2g}",
                 "bound": (fact.bound or DASH).upper(),
+                "several": " / ".join(_up(epsilon) for epsilon in fact.sites_per_person[1:])
+                or DASH,
+                "same_variance": _up(fact.same_variance_epsilon),
                 "noise": DASH if fact.noise_multiplier is None else f"{fact.noise_multiplier:.4g}",
                 "clip": DASH if fact.clip is None else f"{fact.clip:.4g}",
                 "rounds": DASH if fact.rounds is None else str(fact.rounds),

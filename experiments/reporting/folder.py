@@ -8,8 +8,10 @@ it, and the next run with the same name clears it.
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterable
@@ -23,10 +25,21 @@ from .results import Results, Row
 if sys.platform != "win32":  # there, two runs of one name are not kept apart
     import fcntl
 
-__all__ = ["RunFolder", "rows_csv", "write_atomic"]
+__all__ = ["RunFolder", "file_slug", "rows_csv", "write_atomic"]
 
 _RESULTS = "results.json"
-_OURS = (_RESULTS, "results.csv", "plan.json", "report.html", "comparison.svg", "models")
+_OURS = (_RESULTS, "results.csv", "plan.json", "report.html", "comparison.svg", "models", "ledgers")
+
+
+def file_slug(name: str) -> str:
+    """Return a file name's part for a name: its readable letters and a short hash, none collide.
+
+    >>> file_slug("cleveland")
+    'cleveland'
+    """
+    readable = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")[:40]
+    plain = readable if readable == name.lower() else ""
+    return plain or f"{readable or 'site'}_{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def write_atomic(path: Path, data: bytes) -> None:

@@ -186,6 +186,14 @@ class PrivacyFact:
             the sites protects from those alone who see no more than the total.
         clip: L2 bound of one patient's contribution.
         min_survivors: Fewest sites with which a round may finish.
+        releases: Noisy sums in which a patient is, over the whole plan.
+        sampling_probability: q, with which a patient is in one of them.
+        same_variance_epsilon: What continuous noise of the same variance would cost, by
+            privacy loss distribution: beside the bound, not the bound.
+        sites_per_person: Epsilon for a patient of 1, 2 and 3 of the hospitals, by `bound`.
+        ledger_order: Order of the Renyi DP in which a hospital's ledger adds up.
+        ledger_cost: What the plan costs in it.
+        ledger_limit: The budget of a ledger at (epsilon, delta), in the same currency.
         not_covered: What the guarantee says nothing about.
     """
 
@@ -203,6 +211,13 @@ class PrivacyFact:
     clip: float | None = None
     rounds: int | None = None
     min_survivors: int | None = None
+    releases: int | None = None
+    sampling_probability: float | None = None
+    same_variance_epsilon: float | None = None
+    sites_per_person: tuple[float, ...] = ()
+    ledger_order: int | None = None
+    ledger_cost: float | None = None
+    ledger_limit: float | None = None
     not_covered: tuple[Note, ...] = ()
 
 
@@ -322,7 +337,13 @@ class Results:
         validate(document)
         data = dict(document)
         privacy = tuple(
-            PrivacyFact(**{**fact, "not_covered": _many(Note, fact["not_covered"])})
+            PrivacyFact(
+                **{
+                    **fact,
+                    "sites_per_person": tuple(fact["sites_per_person"]),
+                    "not_covered": _many(Note, fact["not_covered"]),
+                }
+            )
             for fact in data.pop("privacy")
         )
         curves = tuple(

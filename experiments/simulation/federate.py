@@ -20,7 +20,9 @@ from ...fl_server.app import server_app
 from ...fl_server.coordinator import Outcome, run_plan
 from ...fl_server.masked import Masking
 from ...fl_server.rounds import Patience
-from ...privacy.ledger import SimulationLedger
+from ...privacy.budget import Budget
+from ...privacy.ledger.book import MemoryLedger
+from ...privacy.ledger.charges import Ledger, Opening
 from ...privacy.secagg.roster import Member, Roster, SignedRoster
 from ...privacy.secagg.site import SiteSession
 from ...privacy.secagg.store import MemoryRoundStore
@@ -29,18 +31,31 @@ from ...study.cohort import Cohort
 from ...study.plan import Plan
 from .local_grid import FaultHook, InProcessGrid, run_in_process
 
-__all__ = ["federate", "simulated_node"]
+__all__ = ["Ledgers", "federate", "simulated_node"]
 
 
-def simulated_node(cohort: Cohort, plan: Plan, session: SiteSession | None = None) -> Node:
-    """Return a node that approves exactly one plan, with a ledger that holds its price."""
+Ledgers = Callable[[Opening], Ledger]
+
+
+def simulated_node(
+    cohort: Cohort,
+    plan: Plan,
+    session: SiteSession | None = None,
+    ledgers: Ledgers = MemoryLedger,
+) -> Node:
+    """Return a node that approves exactly one plan, with a ledger whose budget is its price."""
     approved = plan.sha256
 
     def site_terms(asked: Plan) -> SiteTerms:
-        budget = 0.0 if asked.privacy is None else asked.privacy.rho
-        return SiteTerms(
-            ledger=SimulationLedger(budget), disclosure=NoDisclosureRules(), session=session
+        terms = asked.privacy
+        opening = Opening(
+            hospital=cohort.site,
+            population=cohort.schema.name,
+            kind="simulation",
+            budget=None if terms is None else Budget(epsilon=terms.epsilon, delta=terms.delta),
+            unnoised=terms is None,
         )
+        return SiteTerms(ledger=ledgers(opening), disclosure=NoDisclosureRules(), session=session)
 
     return Node(
         site=cohort.site,
@@ -57,6 +72,7 @@ def federate(
     faults: FaultHook | None = None,
     patience: Patience | None = None,
     on_round: Callable[[int], None] | None = None,
+    ledgers: Ledgers = MemoryLedger,
 ) -> Outcome:
     """Run a plan over cohorts, one a site, through Flower's Message API.
 
@@ -66,6 +82,7 @@ def federate(
         faults: See `InProcessGrid`.
         patience: How long the coordinator waits.
         on_round: Called with the number of rounds done.
+        ledgers: Opens each site's throw-away ledger; in memory unless told otherwise.
 
     Raises:
         PolicyError: A site refused; nothing of it left.
@@ -73,7 +90,8 @@ def federate(
     """
     masking, sessions = _ceremony(plan) if plan.secagg == "masked" else (None, {})
     nodes = {
-        cohort.site: simulated_node(cohort, plan, sessions.get(cohort.site)) for cohort in cohorts
+        cohort.site: simulated_node(cohort, plan, sessions.get(cohort.site), ledgers)
+        for cohort in cohorts
     }
 
     def node_of(context: Context) -> Node:

@@ -14,10 +14,17 @@ from dataclasses import dataclass
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from numpy.typing import NDArray
 
 from ..errors import ProtocolError
-from .masking import commitment, pair_seeds, self_seed, unmask, words_of
+from .masking import (
+    Signed,
+    Words,
+    commitment,
+    pair_seeds,
+    self_seed,
+    unmask,
+    words_of_nothing,
+)
 from .messages import (
     Acknowledge,
     Advertise,
@@ -42,13 +49,14 @@ class OpenedSum:
     """One opened sum.
 
     Attributes:
-        total: int64 [d], the exact sum of the survivors' encoded vectors.
+        total: int32 or int64 [d], as the plan's words: the exact sum of the survivors' encoded
+            vectors.
         survivors: Their names.
         dropped: Participants whose vector is not in it.
         liars: Members that handed over wrong shares.
     """
 
-    total: NDArray[np.int64]
+    total: Signed
     survivors: tuple[str, ...]
     dropped: tuple[str, ...]
     liars: tuple[str, ...]
@@ -85,7 +93,7 @@ class CoordinatorSession:
         self._plan: RoundPlan | None = None
         self._digest = b""
         self._reports: dict[int, bytes] = {}
-        self._sum: NDArray[np.int64] | None = None  # its words: `words_of`
+        self._sum: Words | None = None
         self._closed = False
         self.malformed: dict[int, str] = {}  # by place: why a member's message was refused
         self._commits: dict[int, bytes] = {}
@@ -189,7 +197,7 @@ class CoordinatorSession:
         self._next_key += 1
         self._plan, self._digest = plan, plan.sha256(self._suite)
         self._reports, self._commits, self._closed = {}, {}, False
-        self._sum = np.zeros(plan.size, dtype=np.int64)
+        self._sum = words_of_nothing(plan.size, plan.word_bits)
         return plan.to_bytes(self._suite)
 
     def add_report(self, sender: int, report: bytes, vector: bytes) -> None:
@@ -206,8 +214,7 @@ class CoordinatorSession:
             raise ProtocolError("r1_length", f"the vector of {sender} has another length")
         if self._suite.hash(vector) != message.digest:
             raise ProtocolError("r1_digest", f"the vector of {sender} is not the one it signed")
-        words = words_of(total, plan.word_bits)
-        np.add(words, np.frombuffer(vector, dtype=words.dtype.newbyteorder("<")), out=words)
+        np.add(total, np.frombuffer(vector, dtype=total.dtype.newbyteorder("<")), out=total)
         self._reports[sender] = report
 
     @property
@@ -251,43 +258,64 @@ class CoordinatorSession:
     def open_sum(self, received: Mapping[int, bytes]) -> OpenedSum:
         """R3 done: recover one secret per participant, take the masks off, return the sum.
 
+        The commitments prove every secret that is recovered. Who sent a share matters once one
+        is wrong: only then the signatures are looked at, and whoever is named has signed.
+
         Raises:
             ProtocolError: `too_few_unmasks`, or `shares_wrong`: too many members lied.
         """
         plan, _ = self._open()
-        return self._unmasked(self._answers(plan, received))
+        try:
+            secrets, liars = self._secrets(plan, self._answers(plan, received, signed=False))
+            right = not liars
+        except ProtocolError:
+            right = False
+        if not right:
+            secrets, liars = self._secrets(plan, self._answers(plan, received, signed=True))
+        return self._unmasked(plan, secrets, liars)
 
-    def _answers(self, plan: RoundPlan, received: Mapping[int, bytes]) -> dict[int, list[bytes]]:
+    def _answers(
+        self, plan: RoundPlan, received: Mapping[int, bytes], *, signed: bool
+    ) -> dict[int, list[bytes]]:
         """Return what each member handed over: a share per participant, in their order."""
         answers = {}
-        for sender, message in self._readable(Unmask, received):
+        for sender, message in self._readable(Unmask, received, signed=signed):
             if message.plan == self._digest and self._is_complete(plan, message):
                 answers[sender] = [entry.value for entry in message.shares]
         if len(answers) < plan.threshold:
             raise ProtocolError("too_few_unmasks", "too few members handed over their shares")
         return answers
 
-    def _unmasked(self, answers: Mapping[int, Sequence[bytes]]) -> OpenedSum:
-        plan, total = self._open()
-        liars: set[int] = set()
-        streams: list[tuple[bytes, int]] = []
-        # All are recovered before a mask is taken off: a failure leaves the round as it was.
+    def _secrets(
+        self, plan: RoundPlan, answers: Mapping[int, Sequence[bytes]]
+    ) -> tuple[list[bytes], set[int]]:
+        """Return every participant's secret, in their order, and who sent wrong shares."""
+        secrets, liars = [], set[int]()
         for place, owner in enumerate(plan.participants):
             values = {sender: answer[place] for sender, answer in answers.items()}
             secret, wrong = self._recovered(owner, plan, values)
+            secrets.append(secret)
             liars |= set(wrong)
-            streams += self._streams(owner, secret, plan)
+        return secrets, liars
+
+    def _unmasked(self, plan: RoundPlan, secrets: Sequence[bytes], liars: set[int]) -> OpenedSum:
+        _, total = self._open()
+        streams = [
+            stream
+            for owner, secret in zip(plan.participants, secrets, strict=True)
+            for stream in self._streams(owner, secret, plan)
+        ]
+        # All were recovered before a mask is taken off: a failure leaves the round as it was.
         self._plan = self._sum = None
-        unmask(self._suite, total, plan.word_bits, streams)
-        _check_range(plan, total)
+        opened = unmask(self._suite, total, streams)
+        _check_range(plan, opened)
         lost = sorted(set(plan.participants) - set(self._reports))
-        opened = OpenedSum(
-            total=total,
+        return OpenedSum(
+            total=opened,
             survivors=names_of(self._roster, sorted(self._reports)),
             dropped=names_of(self._roster, lost),
             liars=names_of(self._roster, sorted(liars)),
         )
-        return opened
 
     def _recovered(
         self, owner: int, plan: RoundPlan, shares: Mapping[int, bytes]
@@ -326,20 +354,22 @@ class CoordinatorSession:
         kinds = all(entry.survived == (entry.owner in self._reports) for entry in message.shares)
         return owners == plan.participants and kinds and message.sender in self._reports
 
-    def _open(self) -> tuple[RoundPlan, NDArray[np.int64]]:
+    def _open(self) -> tuple[RoundPlan, Words]:
         if self._plan is None or self._sum is None:
             raise ProtocolError("phase_order", "there is no open round")
         return self._plan, self._sum
 
-    def _readable(self, kind: type[M], received: Mapping[int, bytes]) -> Iterator[tuple[int, M]]:
+    def _readable(
+        self, kind: type[M], received: Mapping[int, bytes], *, signed: bool = True
+    ) -> Iterator[tuple[int, M]]:
         """Yield what can be read; who sent the rest stands in `malformed` and counts as silent."""
         for sender, data in sorted(received.items()):
             try:
-                yield sender, self._from(kind, sender, data)
+                yield sender, self._from(kind, sender, data, signed=signed)
             except ProtocolError as error:
                 self.malformed[sender] = error.code
 
-    def _from(self, kind: type[M], sender: int, data: bytes) -> M:
+    def _from(self, kind: type[M], sender: int, data: bytes, *, signed: bool = True) -> M:
         try:
             message = decode(kind, data, self._suite)
         except ProtocolError as error:
@@ -347,11 +377,12 @@ class CoordinatorSession:
             raise ProtocolError(error.code, what, hint=error.hint) from error
         if message.sender != sender:
             raise ProtocolError("sender_mismatch", f"a message of {sender} names another sender")
-        message.verify(self._suite, self._roster.public(sender), "signature_wrong")
+        if signed:
+            message.verify(self._suite, self._roster.public(sender), "signature_wrong")
         return message
 
 
-def _check_range(plan: RoundPlan, total: NDArray[np.int64]) -> None:
+def _check_range(plan: RoundPlan, total: Signed) -> None:
     # Noise has no bound, but 2^62 of head-room; a sum beyond it means a broken member.
     if plan.word_bits == 32 or not total.size:
         return

@@ -135,9 +135,10 @@ class Encoding:
 
         A site rounds its sum once; on neighbouring data each coordinate's rounding error
         differs by at most one unit, so the encoded sums differ by at most s C + sqrt(d).
-        The factor 1 + 1e-6 covers the order of float summation.
+        The factor 1 + 1e-5 covers the order of float summation over 2^17 patients (2 n^2 2^-53
+        of a patient's weight, at worst) and the slack of a sum of discrete Gaussians.
         """
-        return (sensitivity * self.scale + math.sqrt(size)) * (1 + 1e-6)
+        return (sensitivity * self.scale + math.sqrt(size)) * (1 + 1e-5)
 
     def encode(self, values: NDArray[np.float64]) -> NDArray[np.int64]:
         """Round a site's sum to the grid.
@@ -174,10 +175,10 @@ class Encoding:
             raise _not_finite()
         return np.clip(np.rint(values * self.scale), -self.limit, self.limit).astype(np.int64)
 
-    def decode(self, total: NDArray[np.int64]) -> NDArray[np.float64]:
+    def decode(self, total: NDArray[np.int32] | NDArray[np.int64]) -> NDArray[np.float64]:
         """Return the real sum that an integer sum stands for."""
-        if total.dtype != np.int64:
-            raise ProtocolError("vector_dtype", f"a sum must be int64, got {total.dtype}")
+        if total.dtype not in (np.int32, np.int64):
+            raise ProtocolError("vector_dtype", f"a sum must be int32 or int64, not {total.dtype}")
         return total.astype(np.float64) / self.scale
 
 

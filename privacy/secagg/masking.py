@@ -19,6 +19,7 @@ from .suite import BLOCK_BYTES, Suite
 from .wire import Writer
 
 __all__ = [
+    "Signed",
     "Words",
     "commitment",
     "masked",
@@ -27,10 +28,11 @@ __all__ = [
     "self_seed",
     "to_signed",
     "unmask",
-    "words_of",
+    "words_of_nothing",
 ]
 
 Words = NDArray[np.uint32] | NDArray[np.uint64]
+Signed = NDArray[np.int32] | NDArray[np.int64]
 
 _DTYPES: dict[int, np.dtype[np.uint32] | np.dtype[np.uint64]] = {
     32: np.dtype(np.uint32),
@@ -66,36 +68,30 @@ def masked(
     return made.getvalue()
 
 
-def words_of(held: NDArray[np.int64], word_bits: int) -> Words:
-    """Return d words that lie at the end of the memory of int64 [d]: see `unmask`.
+def words_of_nothing(size: int, word_bits: int) -> Words:
+    """Return `size` words that are zero: where a sum begins.
 
     Raises:
         ProtocolError: `r0_18_word`: the word is not of 32 or 64 bits.
     """
-    words: Words = held.view(_dtype(word_bits))[-held.size :]
-    return words
+    return np.zeros(size, dtype=_dtype(word_bits))
 
 
-def unmask(
-    suite: Suite, held: NDArray[np.int64], word_bits: int, keys: Sequence[tuple[bytes, int]]
-) -> None:
-    """Take the masks off `words_of(held)` and leave the signed numbers they stand for in `held`.
+def unmask(suite: Suite, words: Words, keys: Sequence[tuple[bytes, int]]) -> Signed:
+    """Take the masks off a sum, in place, and return the signed numbers its words stand for.
 
-    From front to back, number by number, 8 bytes never reach words that were not read yet:
-    those of number i begin at 4 (d + i) >= 8 i.
+    They share the words' memory and stay as long as they are: a second vector would cost more
+    time than taking a mask off.
     """
-    words = words_of(held, word_bits)
-    add, signed = suite.streams(keys, words.dtype), words.view(f"i{words.itemsize}")
+    add = suite.streams(keys, words.dtype)
     for part in _blocks(words):
         add(words[part])
-        if word_bits == 32:
-            held[part] = signed[part]
+    return to_signed(words)
 
 
-def to_signed(words: Words) -> NDArray[np.int64]:
-    """Return the signed numbers that the words stand for, int64."""
-    signed = np.int32 if words.dtype.itemsize == 4 else np.int64
-    return words.view(signed).astype(np.int64)
+def to_signed(words: Words) -> Signed:
+    """Return the signed numbers that the words stand for, in the same memory."""
+    return words.view(np.int32) if words.dtype.itemsize == 4 else words.view(np.int64)
 
 
 def commitment(suite: Suite, self_mask: bytes, key: int) -> bytes:

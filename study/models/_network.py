@@ -85,18 +85,20 @@ class Network:
             from opacus.grad_sample import GradSampleModule
 
             wrapped = GradSampleModule(module, loss_reduction="sum")
-            losses = _loss(wrapped, features, targets, at_risk)
-            if losses.ndim != 1:
-                raise PolicyError("loss_shape", "a private loss must be one number per row")
-            losses.sum().backward()  # type: ignore[no-untyped-call]
-            rows = np.concatenate(
-                [
-                    parameter.grad_sample.numpy().reshape(features.shape[0], -1)
-                    for parameter in wrapped.parameters()
-                ],
-                axis=1,
-            )
-            wrapped.to_standard_module()
+            try:
+                losses = _loss(wrapped, features, targets, at_risk)
+                if losses.ndim != 1:
+                    raise PolicyError("loss_shape", "a private loss must be one number per row")
+                losses.sum().backward()  # type: ignore[no-untyped-call]
+                rows = np.concatenate(
+                    [
+                        parameter.grad_sample.numpy().reshape(features.shape[0], -1)
+                        for parameter in wrapped.parameters()
+                    ],
+                    axis=1,
+                )
+            finally:
+                wrapped.to_standard_module()  # the network is shared: no hook stays on it
         return clipped_sum(rows, patient_index, clip_norm)
 
     def _loaded(self, theta: Vector) -> nn.Module:
@@ -106,7 +108,7 @@ class Network:
 
 
 def refuse_unknown_layers(module: nn.Module) -> None:
-    """Refuse layers whose per-patient gradient is unproven (BatchNorm mixes patients).
+    """Refuse layers whose per-patient gradient is unproven: BatchNorm mixes patients, ties share.
 
     Raises:
         PolicyError: `layer_not_allowed`.
@@ -118,6 +120,14 @@ def refuse_unknown_layers(module: nn.Module) -> None:
                 f"the layer {type(layer).__name__} is not on the list of proven layers",
                 hint="Use Linear layers with tanh or ReLU.",
             )
+    # Of a weight used in two places, per-sample gradients are not simply one more entry.
+    used = [id(weight) for _, weight in module.named_parameters(remove_duplicate=False)]
+    if len(used) != len(set(used)):
+        raise PolicyError(
+            "layer_not_allowed",
+            "a weight is used in two places of the network",
+            hint="Give every layer weights of its own.",
+        )
 
 
 @lru_cache(maxsize=8)

@@ -19,11 +19,14 @@ import numpy as np
 from ...privacy.clipping import clip_factors, clipped_sum
 from ..analysis import Vector
 from ..cohort import Cohort, Task
-from ..model import Model, Prediction, sigmoid
+from ..linear import FEWEST, Linear, Start
+from ..model import Prediction, sigmoid
 
 __all__ = ["BASE_LOGIT", "MODEL", "Hazard", "person_periods", "survival_from_hazards"]
 
 BASE_LOGIT = -4.0  # public low base rate: 1.8 % of patients per interval
+_FLATTEST = 0.1  # curvature: below, few steps would overshoot
+_OWN = 0.5  # pace of single intervals beside their common level
 
 
 def person_periods(cohort: Cohort, edges: Vector) -> tuple[Vector, Vector]:
@@ -56,7 +59,7 @@ def survival_from_hazards(hazards: Vector) -> Vector:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Hazard(Model):
+class Hazard(Linear):
     """See the module's docstring.
 
     Args:
@@ -68,6 +71,7 @@ class Hazard(Model):
 
     task: ClassVar[Task] = "survival"
     convex: ClassVar[bool] = True
+    outcomes: ClassVar[int] = 2
 
     features: int
     bound: float
@@ -147,6 +151,36 @@ class Hazard(Model):
         )
         factors = clip_factors(norms, clip_norm)
         return np.append(factors @ residuals, features.T @ (factors * sums))
+
+    @property
+    def extra(self) -> int:
+        """Each interval's own level."""
+        return self.intervals
+
+    def row_gradients(self, theta: Vector, cohort: Cohort) -> Vector:
+        """See `Linear.row_gradients`."""
+        with np.errstate(over="ignore", invalid="ignore"):  # clipping zeroes what is not finite
+            features, _, residuals = self._parts(theta, cohort)
+            return np.column_stack([residuals, features * residuals.sum(axis=1)[:, None]])
+
+    def marks(self, cohort: Cohort) -> Vector:
+        """Whether the event was seen within the horizon, and whether it was not."""
+        seen = person_periods(cohort, self.edges)[1].sum(axis=1)
+        return np.column_stack([seen, 1.0 - seen])
+
+    def start(self, totals: Vector) -> Start:
+        """The public start; events per patient are the curvature along the score."""
+        patients = max(float(totals.sum()), FEWEST)
+        curvature = float(np.clip(totals[0] / patients, _FLATTEST, 1.0))
+        return Start(theta=self.initial(), curvature=curvature, patients=patients)
+
+    def directions(self, whitening: Vector, size: float) -> Vector:
+        """Moving the common level moves every interval's; each also has a pace of its own."""
+        count = self.intervals
+        common = np.tile(whitening[:, -1:], count)
+        own = np.hstack([np.eye(count), np.zeros((count, self.features))])
+        pace = _OWN * np.sqrt(count / size)
+        return np.vstack([np.hstack([common, whitening[:, :-1]]), pace * own])
 
     def predict(self, theta: Vector, cohort: Cohort) -> Prediction:
         """See `Model.predict`; the score is the linear predictor."""

@@ -14,18 +14,17 @@ import numpy as np
 from ...privacy.clipping import clipped_sum
 from ..analysis import Vector
 from ..cohort import Cohort, Task
-from ..model import Model, Prediction, sigmoid
+from ..linear import FEWEST, Linear, Start, design
+from ..model import Prediction, sigmoid
 
 __all__ = ["MODEL", "Logistic", "design"]
 
-
-def design(cohort: Cohort) -> Vector:
-    """Return the features with a final column of ones, float64 [rows, d + 1]."""
-    return np.column_stack([cohort.features.astype(np.float64), np.ones(cohort.rows)])
+_RAREST = 0.02  # outcomes that a noisy total may start from
+_FLATTEST = 0.1  # curvature: below, few steps would overshoot where risks differ widely
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Logistic(Model):
+class Logistic(Linear):
     """See the module's docstring.
 
     Args:
@@ -35,6 +34,7 @@ class Logistic(Model):
 
     task: ClassVar[Task] = "risk"
     convex: ClassVar[bool] = True
+    outcomes: ClassVar[int] = 2
 
     features: int
     bound: float
@@ -71,12 +71,32 @@ class Logistic(Model):
         risk = sigmoid(rows @ theta)
         return np.asarray((rows * (risk * (1 - risk))[:, None]).T @ rows, dtype=np.float64)
 
+    def row_gradients(self, theta: Vector, cohort: Cohort) -> Vector:
+        """See `Linear.row_gradients`."""
+        rows = design(cohort)
+        with np.errstate(over="ignore", invalid="ignore"):  # clipping zeroes what is not finite
+            return np.asarray(self._residuals(theta, rows, cohort)[:, None] * rows)
+
     def clipped_gradient(self, theta: Vector, cohort: Cohort, clip_norm: float) -> Vector:
         """See `Model.clipped_gradient`."""
-        rows = design(cohort)
-        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is zeroed below
-            slopes = self._residuals(theta, rows, cohort)[:, None] * rows
-        return clipped_sum(slopes, cohort.patient_index(), clip_norm)
+        return clipped_sum(self.row_gradients(theta, cohort), cohort.patient_index(), clip_norm)
+
+    def marks(self, cohort: Cohort) -> Vector:
+        """Whether the outcome is there, and whether it is not."""
+        label = _labels(cohort)
+        return np.column_stack([label, 1.0 - label])
+
+    def start(self, totals: Vector) -> Start:
+        """Every risk is the share of patients with the outcome."""
+        patients = max(float(totals.sum()), FEWEST)
+        share = float(np.clip(totals[0] / patients, _RAREST, 1 - _RAREST))
+        theta = np.append(np.zeros(self.features), np.log(share / (1 - share)))
+        curvature = max(share * (1 - share), _FLATTEST)
+        return Start(theta=theta, curvature=curvature, patients=patients)
+
+    def directions(self, whitening: Vector, size: float) -> Vector:
+        """The parameters are the directions of `design`."""
+        return whitening
 
     def predict(self, theta: Vector, cohort: Cohort) -> Prediction:
         """See `Model.predict`."""

@@ -111,9 +111,10 @@ class Hostile:
         commits = self.session.commits(
             {place: self.nodes[place].secagg(self.ask("commit", *reports)) for place in people}
         )
-        return self.session.open_sum(
+        opened = self.session.open_sum(
             {place: self.nodes[place].secagg(self.ask("unmask", *commits)) for place in people}
-        ).total
+        )
+        return opened.total.astype(np.int64)
 
 
 def test_one_sum_has_one_name() -> None:

@@ -984,6 +984,37 @@ def test_a14_lying_holders_are_named_and_the_sum_is_exact(liars: tuple[int, ...]
     assert opened.total.tolist() == sum(vectors(7).values()).tolist()  # type: ignore[union-attr]
 
 
+def framed(fed: Federation, victims: tuple[int, ...]) -> Any:
+    """Put wrong shares into members' mouths, under signatures that are not theirs."""
+    survivors = fed.coordinator.survivors()
+    agreed = fed.coordinator.commits({p: s.commit(survivors) for p, s in fed.sites.items()})
+    answers = {p: s.unmask(agreed) for p, s in fed.sites.items()}
+    for place in victims:
+        message = decode(Unmask, answers[place], INTL)
+        wrong = tuple(replace(entry, value=bytes(32) + b"\x05") for entry in message.shares)
+        answers[place] = replace(message, shares=wrong, signature=bytes(64)).to_bytes(INTL)
+    return fed.coordinator.open_sum(answers)
+
+
+@pytest.mark.parametrize("victims", [(1,), (2, 5)])
+def test_a14_nobody_is_named_for_shares_it_did_not_sign(victims: tuple[int, ...]) -> None:
+    fed = all_reported(7)
+    opened = framed(fed, victims)
+    assert opened.liars == ()
+    assert fed.coordinator.malformed == dict.fromkeys(victims, "signature_wrong")
+    assert opened.total.tolist() == sum(vectors(7).values()).tolist()  # type: ignore[union-attr]
+    weak = the_driver().weakened(  # the positive control
+        "coordinator",
+        (
+            "self._answers(plan, received, signed=True)",
+            "self._answers(plan, received, signed=False)",
+        ),
+    )
+    swapped = all_reported(7)
+    swapped.coordinator.__class__ = weak.CoordinatorSession
+    assert framed(swapped, victims).liars == tuple(f"site-{place:02d}" for place in victims)
+
+
 def test_a14_the_first_of_thirty_sites_lies_and_is_named() -> None:
     opened = lying_holders(all_reported(30), (1, 2, 3))
     assert opened.liars == ("site-01", "site-02", "site-03")

@@ -38,6 +38,7 @@ from fedcohort.fl_client.door import (
 from fedcohort.fl_client.node import Node
 from fedcohort.fl_server.coordinator import run_plan
 from fedcohort.fl_server.rounds import Patience, propose
+from fedcohort.privacy.budget import Budget
 from fedcohort.privacy.errors import (
     BudgetExceededError,
     ConfigError,
@@ -46,10 +47,12 @@ from fedcohort.privacy.errors import (
     PolicyError,
     ProtocolError,
 )
-from fedcohort.privacy.ledger import Charge, SimulationLedger
+from fedcohort.privacy.ledger.book import MemoryLedger
+from fedcohort.privacy.ledger.charges import Charge, Opening, Reservation
+from fedcohort.privacy.mechanism import Mechanism
 from fedcohort.study.analysis import Contribution, State, Vector
 from fedcohort.study.cohort import Cohort, Schema, Task
-from fedcohort.study.plan import Plan, PrivacyTerms, analysis_of
+from fedcohort.study.plan import Plan, PrivacyTerms, analysis_of, reservation_of
 from fedcohort.study.rounds import RoundTerms, terms_for
 
 CLIENT = Path(fedcohort.__file__).parent / "fl_client"
@@ -208,6 +211,17 @@ def plan_of(
     )
 
 
+def ledger_of(epsilon: float = 3.0) -> MemoryLedger:
+    budget = Budget(epsilon=epsilon, delta=1e-5)
+    return MemoryLedger(
+        Opening(hospital="a", population="all", kind="simulation", budget=budget, unnoised=True)
+    )
+
+
+def paid_by(ledger: MemoryLedger) -> list[Charge]:
+    return [charge for account in ledger.book.accounts.values() for charge in account.charges]
+
+
 def node_for(
     plan: Plan, cohort: Cohort | FedCohortError | Exception, *, ledger: Any = None
 ) -> Node:
@@ -218,8 +232,7 @@ def node_for(
             raise cohort
         return cohort
 
-    budget = 0.0 if plan.privacy is None else plan.privacy.rho
-    paid = SimulationLedger(budget) if ledger is None else ledger
+    paid = ledger_of() if ledger is None else ledger
     return Node(
         site=cohort.site if isinstance(cohort, Cohort) else "a",
         cohort=build,
@@ -290,10 +303,13 @@ def run_and_tap(plan: Plan, nodes: dict[str, Node]) -> list[Message]:
     return grid.replies
 
 
+GRAM = {"noise_scale": 30.0}  # in units of the clip norm: it only places a floor
 ANALYSES: list[tuple[str, dict[str, Any], Task, Literal["sum", "each", "local"]]] = [
     ("gradient", {"model": LOGISTIC, "steps": 3, "clip": 1.0}, "risk", "sum"),
     ("gradient", {"model": LOGISTIC, "steps": 3, "clip": 1.0}, "risk", "each"),
     ("gradient", {"model": HAZARD, "steps": 3, "clip": 1.0}, "survival", "sum"),
+    ("whitened", {"model": LOGISTIC, "steps": 3, "clip": 1.0, **GRAM}, "risk", "sum"),
+    ("newton_gram", {"model": HAZARD, "steps": 3, "clip": 1.0, **GRAM}, "survival", "sum"),
     ("counts", {"rows": "sex", "row_values": ["f", "m"], "private": True}, "risk", "sum"),
     ("kaplan_meier", {"horizon_days": 365.0, "intervals": 6, "private": True}, "survival", "sum"),
     (
@@ -444,11 +460,16 @@ def site_with(ledger: Any) -> SiteTerms:
     return SiteTerms(ledger=ledger, disclosure=NoDisclosureRules())
 
 
-def refused(
-    contribution: Contribution, plan: Plan, ledger: Any = None
-) -> tuple[FedCohortError, SimulationLedger]:
+def ready(plan: Plan) -> MemoryLedger:
+    """A ledger in which the plan was reserved, as a node does before it looks at a record."""
+    ledger = ledger_of()
+    ledger.reserve(reservation_of(plan))
+    return ledger
+
+
+def refused(contribution: Contribution, plan: Plan) -> tuple[FedCohortError, MemoryLedger]:
     """Hand something to the door that it must refuse."""
-    ledger = SimulationLedger(1.0) if ledger is None else ledger
+    ledger = ready(plan)
     with pytest.raises(FedCohortError) as error:
         release(contribution, first_terms(plan), plan, site_with(ledger))
     return error.value, ledger
@@ -459,20 +480,20 @@ def test_a_sum_without_a_sensitivity_is_refused_under_differential_privacy() -> 
         plan = plan_of(privacy=private_terms(sharing=sharing))
         error, ledger = refused(contribution_of(sensitivity=None), plan)
         assert error.code == "no_sensitivity"
-        assert ledger.entries == ()
+        assert paid_by(ledger) == []
 
 
 def test_a_sensitivity_above_the_plans_is_refused() -> None:
     error, ledger = refused(contribution_of(sensitivity=1.0001), plan_of(privacy=private_terms()))
     assert error.code == "sensitivity_exceeds_plan"
-    assert ledger.entries == ()
+    assert paid_by(ledger) == []
 
 
 def test_weights_without_noise_of_their_own_are_refused_where_the_plan_promises_it() -> None:
     plan = plan_of(privacy=private_terms(sharing="local"))
     error, ledger = refused(contribution_of(sensitivity=None), plan)
     assert error.code == "no_local_noise"
-    assert ledger.entries == ()
+    assert paid_by(ledger) == []
 
 
 def test_what_is_refused_anyway_is_refused_alike_whatever_the_data() -> None:
@@ -486,13 +507,32 @@ def test_what_is_refused_anyway_is_refused_alike_whatever_the_data() -> None:
 
 def test_an_exhausted_ledger_releases_nothing() -> None:
     plan = plan_of(privacy=private_terms(releases=1, noise_multiplier=4.0))
-    assert plan.privacy is not None
-    ledger = SimulationLedger(plan.privacy.rho)
-    release(contribution_of(), first_terms(plan), plan, site_with(ledger))
-    with pytest.raises(BudgetExceededError):
-        release(contribution_of(), first_terms(plan), plan, site_with(ledger))
-    assert len(ledger.entries) == 1
-    assert ledger.left == 0.0
+    ledger, terms = ready(plan), first_terms(plan)
+    release(contribution_of(), terms, plan, site_with(ledger))
+    spent = ledger.book.spent
+    second = dataclasses.replace(terms, round=1)
+    for asked_again, code in ((terms, "round_already_paid"), (second, "reservation_exceeded")):
+        with pytest.raises(PolicyError) as error:
+            release(contribution_of(), asked_again, plan, site_with(ledger))
+        assert error.value.code == code
+    assert isinstance(error.value, BudgetExceededError)
+    assert len(paid_by(ledger)) == 1
+    assert ledger.book.spent == spent > 0
+
+
+def test_a_release_of_a_plan_that_nobody_reserved_or_that_has_ended_does_not_leave() -> None:
+    for privacy in (None, private_terms()):
+        plan = plan_of(privacy=privacy)
+        ledger = ledger_of()
+        with pytest.raises(PolicyError) as error:
+            release(contribution_of(), first_terms(plan), plan, site_with(ledger))
+        assert error.value.code == "not_reserved"
+        ledger.reserve(reservation_of(plan))
+        ledger.close(plan.sha256)
+        with pytest.raises(PolicyError) as error:
+            release(contribution_of(), first_terms(plan), plan, site_with(ledger))
+        assert error.value.code == "plan_closed"
+        assert paid_by(ledger) == []
 
 
 @dataclass
@@ -501,9 +541,15 @@ class Broken:
 
     asked: int = 0
 
+    def reserve(self, reservation: Reservation) -> str:
+        return "1"
+
     def charge(self, charge: Charge) -> str:
         self.asked += 1
         raise OSError("no space left on device")
+
+    def close(self, plan_sha256: str) -> None:
+        pass
 
 
 def test_what_cannot_be_booked_does_not_leave() -> None:
@@ -525,21 +571,24 @@ def test_what_cannot_be_booked_does_not_leave() -> None:
 
 def test_the_price_is_the_plans_and_every_release_is_on_the_books() -> None:
     plan = plan_of(privacy=private_terms(noise_multiplier=4.0))
-    ledger = SimulationLedger(1.0)
+    ledger = ready(plan)
     answer = release(contribution_of(), first_terms(plan), plan, site_with(ledger))
-    (entry,) = ledger.entries
+    (entry,) = paid_by(ledger)
     assert entry == Charge(
         plan_sha256=plan.sha256,
         round=0,
-        mechanism="discrete_gaussian_sum",
+        mechanism=Mechanism(noise_multiplier=4.0),
         releases=1,
-        rho=1 / 32,
     )
-    assert answer.charge_id == "sim-1"
+    assert answer.charge_id
+    assert ledger.book.spent == ledger.book.opening.budget.order / 32  # type: ignore[union-attr]
     plain = plan_of(privacy=None)
+    ledger.reserve(reservation_of(plain))
     release(contribution_of(), first_terms(plain), plain, site_with(ledger))
-    assert ledger.entries[1].mechanism == "no_noise"
-    assert ledger.entries[1].rho == 0.0
+    assert paid_by(ledger)[1] == Charge(
+        plan_sha256=plain.sha256, round=0, mechanism=None, releases=0
+    )
+    assert ledger.book.unnoised == 1
 
 
 def test_a_smaller_sensitivity_gets_the_plans_noise_all_the_same() -> None:
@@ -554,7 +603,7 @@ def test_a_smaller_sensitivity_gets_the_plans_noise_all_the_same() -> None:
     )
     terms = first_terms(plan)
     part = contribution_of(np.zeros(terms.size), sensitivity=1e-3)
-    vector = release(part, terms, plan, site_with(SimulationLedger(1.0))).vector
+    vector = release(part, terms, plan, site_with(ready(plan))).vector
     assert plan.privacy is not None
     noise = plan.privacy.noise()
     assert noise is not None
@@ -576,7 +625,7 @@ def test_the_sites_rules_hold_without_noise_and_are_silent_with_it() -> None:
     # With noise a refusal that looks at the data would speak of it.
     for privacy in (None, private_terms()):
         plan = plan_of(privacy=privacy)
-        site = SiteTerms(ledger=SimulationLedger(1.0), disclosure=NoneMayLeave())
+        site = SiteTerms(ledger=ready(plan), disclosure=NoneMayLeave())
         if privacy is None:
             with pytest.raises(PolicyError) as error:
                 release(contribution_of(), first_terms(plan), plan, site)
@@ -588,7 +637,7 @@ def test_the_sites_rules_hold_without_noise_and_are_silent_with_it() -> None:
 def test_a_vector_of_another_length_does_not_pass() -> None:
     error, ledger = refused(contribution_of(np.zeros(2)), plan_of(privacy=private_terms()))
     assert error.code == "vector_shape"
-    assert ledger.entries == ()
+    assert paid_by(ledger) == []
 
 
 # ---- the node
@@ -610,7 +659,7 @@ class Watched:
     """One node in its first round, and its ledger."""
 
     plan: Plan
-    ledger: SimulationLedger
+    ledger: MemoryLedger
     node: Node
     arrays: dict[str, Vector]
     terms: RoundTerms
@@ -619,8 +668,7 @@ class Watched:
 @pytest.fixture
 def watched() -> Watched:
     plan = plan_of(privacy=private_terms())
-    assert plan.privacy is not None
-    ledger = SimulationLedger(plan.privacy.rho)
+    ledger = ledger_of()
     return Watched(
         plan=plan,
         ledger=ledger,
@@ -637,7 +685,7 @@ def test_the_same_question_gets_the_same_bytes_and_costs_once(watched: Watched) 
         again = asked(watched.node, watched.plan, watched.terms, watched.arrays)
         assert again.vector.tobytes() == first.vector.tobytes()
         assert again.charge_id == first.charge_id
-    assert [entry.round for entry in watched.ledger.entries] == [0]
+    assert [charge.round for charge in paid_by(watched.ledger)] == [0]
 
 
 def test_another_attempt_or_round_is_refused_and_costs_nothing(watched: Watched) -> None:
@@ -654,11 +702,11 @@ def test_another_attempt_or_round_is_refused_and_costs_nothing(watched: Watched)
     for terms in replays:
         arrays = watched.arrays if terms.round == 0 else later
         assert code_of(watched.node, watched.plan, terms, arrays) == "round_replayed"
-    assert [entry.round for entry in watched.ledger.entries] == [0]
+    assert [charge.round for charge in paid_by(watched.ledger)] == [0]
     # The round that is due is still answered.
     due = terms_for(watched.plan, analysis, State(round=1, arrays=later), "00" * 16)
     asked(watched.node, watched.plan, due, later)
-    assert [entry.round for entry in watched.ledger.entries] == [0, 1]
+    assert [charge.round for charge in paid_by(watched.ledger)] == [0, 1]
     # And the first is not answered anew afterwards.
     code = code_of(watched.node, watched.plan, watched.terms, watched.arrays)
     assert code == "round_replayed"
@@ -671,7 +719,7 @@ def test_a_site_that_was_away_joins_the_round_that_is_due_and_pays_for_it_alone(
     state = State(round=1, arrays=later)
     terms = terms_for(watched.plan, analysis_of(watched.plan), state, "00" * 16)
     asked(watched.node, watched.plan, terms, later)
-    assert [entry.round for entry in watched.ledger.entries] == [1]
+    assert [charge.round for charge in paid_by(watched.ledger)] == [1]
     code = code_of(watched.node, watched.plan, watched.terms, watched.arrays)
     assert code == "round_replayed"  # there is no way back
 
@@ -683,7 +731,7 @@ def test_no_round_beyond_those_the_analysis_has_is_answered(watched: Watched) ->
     state = State(round=analysis.most_rounds, arrays=later)
     terms = terms_for(watched.plan, analysis, state, "00" * 16)
     assert code_of(watched.node, watched.plan, terms, later) == "rounds_exhausted"
-    assert watched.ledger.entries == ()
+    assert paid_by(watched.ledger) == []
 
 
 @pytest.mark.parametrize(
@@ -734,7 +782,7 @@ def test_terms_that_the_plan_does_not_imply_are_refused(
     # A finer grid would need more noise in grid units; other sites other shares.
     terms = dataclasses.replace(watched.terms, **changes)
     assert code_of(watched.node, watched.plan, terms, watched.arrays) == "terms_mismatch"
-    assert watched.ledger.entries == ()
+    assert paid_by(watched.ledger) == []
 
 
 def test_terms_of_another_plan_are_refused(watched: Watched) -> None:
@@ -748,7 +796,7 @@ def test_a_state_other_than_the_bound_one_is_refused(watched: Watched) -> None:
 
 
 def test_a_plan_that_was_not_approved_or_expired_or_is_for_others_gets_no_cohort() -> None:
-    plan = plan_of(privacy=private_terms())
+    plan, ledger = plan_of(privacy=private_terms()), ledger_of()
 
     def never(asked_plan: Plan) -> Cohort:
         raise AssertionError("the cohort was built before the plan was accepted")
@@ -757,7 +805,7 @@ def test_a_plan_that_was_not_approved_or_expired_or_is_for_others_gets_no_cohort
         return Node(
             site=site,
             cohort=never,
-            terms=lambda asked_plan: site_with(SimulationLedger(0.0)),
+            terms=lambda asked_plan: site_with(ledger),
             approves=lambda asked_plan: approves,
         )
 
@@ -771,6 +819,7 @@ def test_a_plan_that_was_not_approved_or_expired_or_is_for_others_gets_no_cohort
         with pytest.raises(PolicyError) as error:
             refusing.propose(text)
         assert error.value.code == code
+    assert not ledger.book.accounts  # nor was anything set aside for it
 
 
 def test_noise_needs_scaling_that_did_not_look_at_the_data() -> None:

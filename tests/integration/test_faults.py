@@ -273,7 +273,12 @@ def test_what_fails_at_a_site_leaves_as_a_code_and_never_as_text(
     assert "Miller" not in str(refused.value) + refused.value.hint
     assert b"Miller" not in b"".join(wire)
     assert b"site_error" in b"".join(wire)
-    # The hospital's own log has it: someone must be able to mend it.
+    # The hospital's own log says where, and the text only when asked for: someone must mend it.
+    assert "test_faults.py" in caplog.text
+    assert type(error).__name__ in caplog.text
+    assert "Miller" not in caplog.text
+    with caplog.at_level(logging.DEBUG, logger="fedcohort"), pytest.raises(ProtocolError):
+        federate(plan_of(), cohorts, patience=QUICK)
     assert "Miller" in caplog.text
 
 

@@ -18,7 +18,8 @@ from fedcohort.fl_server.coordinator import Outcome
 from fedcohort.fl_server.rounds import Patience
 from fedcohort.privacy.accounting import BOUND, calibrate
 from fedcohort.privacy.errors import ProtocolError
-from fedcohort.privacy.ledger import Charge, SimulationLedger
+from fedcohort.privacy.ledger.book import MemoryLedger
+from fedcohort.privacy.ledger.charges import Charge
 from fedcohort.privacy.secagg.messages import ShareOf, Unmask
 from fedcohort.privacy.secagg.site import SiteSession
 from fedcohort.study.cohort import Cohort, Schema
@@ -188,9 +189,9 @@ def test_a_second_attempt_hands_the_same_vector_over_and_pays_once(
 ) -> None:
     paid: list[Charge] = []
     handed: list[bytes] = []
-    pay, hand = SimulationLedger.charge, SiteSession.report
+    pay, hand = MemoryLedger.charge, SiteSession.report
 
-    def charge(self: SimulationLedger, entry: Charge) -> str:
+    def charge(self: MemoryLedger, entry: Charge) -> str:
         paid.append(entry)
         return pay(self, entry)
 
@@ -199,7 +200,7 @@ def test_a_second_attempt_hands_the_same_vector_over_and_pays_once(
             handed.append(vector.tobytes())
         return hand(self, vector)
 
-    monkeypatch.setattr(SimulationLedger, "charge", charge)
+    monkeypatch.setattr(MemoryLedger, "charge", charge)
     monkeypatch.setattr(SiteSession, "report", report)
     lost = Lost("e", "train.report", times=1)
     federate(plan_of(privacy=noisy()), cohorts, faults=lost, patience=QUICK)

@@ -88,8 +88,14 @@ def test_without_noise_to_speak_of_the_loss_is_not_visible(heart: Heart) -> None
     assert abs(mean_loss(heart, LARGEST, repeats=4)) < VISIBLE / 2
 
 
+@pytest.fixture(scope="module")
+def plain(settings_of: Callable[[Sequence[str]], Settings]) -> Heart:
+    """Plain descent: its scatter is the noise's, where a noisy metric's floor grows with it."""
+    return Heart(settings_of(["study=heart-disease", "model.private.method=gradient"]))
+
+
 @pytest.mark.slow
-def test_full_noise_at_every_hospital_costs_more_than_shares_of_it(heart: Heart) -> None:
+def test_full_noise_at_every_hospital_costs_more_than_shares_of_it(plain: Heart) -> None:
     """Four sites: each adds three times the variance that its share would have.
 
     Over 60 fits each, the mean square distance to the fit without noise was 58 and 13 (ratio
@@ -97,14 +103,14 @@ def test_full_noise_at_every_hospital_costs_more_than_shares_of_it(heart: Heart)
     a pair): either assertion fails once in 10^5 runs or less. Equal noise would pass the first
     in fewer than one run in 10^3.
     """
-    reference = heart.fit("dp_sum", LARGEST)
-    fits = {arm: [heart.fit(arm, 0.5) for _ in range(20)] for arm in ("dp_sum", "dp_each")}
+    reference = plain.fit("dp_sum", LARGEST)
+    fits = {arm: [plain.fit(arm, 0.5) for _ in range(20)] for arm in ("dp_sum", "dp_each")}
     scatter = {
         arm: np.mean([np.sum((theta - reference) ** 2) for theta in found])
         for arm, found in fits.items()
     }
     assert scatter["dp_each"] > 2 * scatter["dp_sum"]
-    auroc = {arm: np.mean([heart.auroc(theta) for theta in found]) for arm, found in fits.items()}
+    auroc = {arm: np.mean([plain.auroc(theta) for theta in found]) for arm, found in fits.items()}
     assert auroc["dp_each"] < auroc["dp_sum"]
 
 
@@ -126,7 +132,9 @@ def test_less_epsilon_is_more_noise_and_never_more_than_was_asked(heart: Heart, 
     for epsilon in (0.01, 0.1, 1.0, 3.0, 8.0, 100.0, LARGEST):
         terms = heart.planner.private(arm, epsilon).privacy
         assert terms is not None
-        spent = epsilon_of(terms.noise_multiplier, terms.releases, terms.delta)
-        assert 0.98 * epsilon < spent <= epsilon
+        sampled = terms.sampling_probability
+        spent = epsilon_of(terms.noise_multiplier, terms.releases, terms.delta, sampled)
+        # Noise fits a ledger, whose order is a whole number: coarse where epsilon is huge.
+        assert (0.98 if epsilon <= 8 else 0.5) * epsilon < spent <= epsilon
         multipliers.append(terms.noise_multiplier)
     assert multipliers == sorted(multipliers, reverse=True)

@@ -6,6 +6,8 @@ import csv
 import hashlib
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -233,7 +235,11 @@ def test_a_dry_run_prices_every_plan_and_writes_nothing(command: Command, tmp_pa
     assert len(priced) == 7
     assert priced["federated"]["epsilon"] is None
     for name in ("dp_sum-eps1", "dp_each-eps1", "dp_fedavg-eps1"):
-        assert 0.9 < priced[name]["epsilon_spent"] <= 1.0
+        assert 0.85 < priced[name]["epsilon_spent"] <= 1.0
+        ledger = priced[name]["ledger"]
+        assert ledger["cost"] <= ledger["limit"]
+        assert len(ledger["left"]) == 4
+        assert all(0 <= left < 1e-5 for left in ledger["left"].values())
         assert priced[name]["bytes_up_per_site"] > 0
     assert "Nothing was computed and nothing was sent." in answer.err
     assert list(tmp_path.iterdir()) == []
@@ -541,12 +547,32 @@ def test_a_report_is_made_again_byte_for_byte(
     command: Command, trained: Path, tmp_path: Path
 ) -> None:
     page = (trained / "report.html").read_bytes()
-    assert command("report", str(trained)).out.encode() == page
-    assert command("report", str(trained), "--out", "again.html").code == 0
+    assert command("report", "run", str(trained)).out.encode() == page
+    assert command("report", "run", str(trained), "--out", "again.html").code == 0
     assert (tmp_path / "again.html").read_bytes() == page
 
 
+def test_a_runs_budget_is_reported_checked_and_marked_a_simulation(
+    command: Command, trained: Path, tmp_path: Path
+) -> None:
+    answer = command("report", "budget", str(trained), "--out", "budget.html")
+    assert answer.code == 0, answer.err
+    assert "SIMULATION" in answer.err
+    page = (tmp_path / "budget.html").read_text(encoding="utf-8")
+    assert '<p class="huge"><span lang="en">SIMULATION</span>' in page
+    document = json.loads((tmp_path / "budget.json").read_text(encoding="utf-8"))
+    spent = {one["source"]: one["statement"]["spent"]["share"] for one in document["hospitals"]}
+    assert len(spent) == 4
+    assert list(spent.values()) == pytest.approx([1.0] * 4, rel=1e-6)
+    ledger = trained / "ledgers" / next(iter(spent))
+    assert command("ledger", "export", str(ledger), "--out", "export.json").code == 0
+    checker = Path(__file__).parents[2] / "docs/how-to/check_budget.py"
+    files = [str(tmp_path / name) for name in ("export.json", "budget.json")]
+    done = subprocess.run([sys.executable, "-I", "-S", str(checker), *files], check=False)
+    assert done.returncode == 0
+
+
 def test_a_report_needs_a_finished_run(command: Command) -> None:
-    code, _, hint = refusal(command("report", "nowhere"))
+    code, _, hint = refusal(command("report", "run", "nowhere"))
     assert code == "results_missing"
     assert "run it again" in hint

@@ -111,6 +111,10 @@ MLP = {"name": "mlp", "features": WIDTH, "bound": BOUND, "hidden": [4]}
 CURVES = {"name": "hazard_mlp", "intervals": 4, "hidden": [3], **SURVIVAL}
 
 
+# A floor, as noise would ask for: eigenvalues that are zero keep their digits.
+GRAM = {"steps": 8, "clip": 0.5, "noise_scale": 1.0}
+
+
 @dataclass(frozen=True)
 class Case:
     """One analysis, and which answer it must equal."""
@@ -154,6 +158,10 @@ CASES = [
     Case(
         "gradient hazard mlp", "survival", "gradient", {"model": CURVES, "steps": 8}, extra="torch"
     ),
+    Case("whitened logistic", "risk", "whitened", {"model": LOGISTIC, **GRAM}),
+    Case("whitened hazard", "survival", "whitened", {"model": HAZARD, **GRAM}),
+    Case("newton_gram logistic", "risk", "newton_gram", {"model": LOGISTIC, **GRAM}),
+    Case("newton_gram hazard", "survival", "newton_gram", {"model": HAZARD, **GRAM}),
     Case(
         "averaging, one local step",
         "risk",

@@ -8,10 +8,22 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
-SCRIPTS = ("_common", "_oracles", "_accuracy_page", "accuracy", "federation")
+SCRIPTS = (
+    "_common",
+    "_oracles",
+    "_quality",
+    "_private_fit",
+    "_development_data",
+    "_private_gaps",
+    "_accuracy_page",
+    "accuracy",
+    "development",
+    "federation",
+)
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +81,73 @@ def test_a_nan_reaches_no_bar(scripts: dict[str, Any]) -> None:
         for rule in (">=", "<=", "+-")
     ]
     assert not any(bar.reached for bar in bars)
+
+
+def gaps(scripts: dict[str, Any], rarity: float, lost: float, usual: float) -> Any:
+    """A table on which privacy costs so much ranking, and the baseline so much log-loss."""
+    arms = [("dp_sum", 1.0), ("dp_sum", 3.0), ("dp_fedavg", 1.0), ("dp_fedavg", 3.0)]
+    return scripts["_private_gaps"].Gaps(
+        name="t",
+        metric="AUROC",
+        patients=1000,
+        rarity=rarity,
+        ranking={arm: [-lost, -lost] for arm in arms},
+        log_loss={arm: [0.1 if arm[0] == "dp_sum" else usual] * 2 for arm in arms},
+    )
+
+
+@pytest.mark.parametrize(
+    ("rarity", "lost", "reached"),
+    [(0.4, 0.009, [True, True]), (0.4, 0.012, [True, False]), (0.4, 0.021, [False, False]),
+     (0.15, 0.012, [True, True]), (0.15, 0.016, [True, False])],
+)  # fmt: skip
+def test_what_privacy_may_cost_is_known_beforehand_and_more_where_few_have_the_outcome(
+    scripts: dict[str, Any], rarity: float, lost: float, reached: list[bool]
+) -> None:
+    bars = scripts["accuracy"].gap_bars(gaps(scripts, rarity, lost, usual=0.2))
+    assert [bar.reached for bar in bars[::2]] == reached
+    assert all(bar.reached for bar in bars[1::2])
+
+
+def test_a_log_loss_above_the_baselines_is_a_miss(scripts: dict[str, Any]) -> None:
+    bars = scripts["accuracy"].gap_bars(gaps(scripts, 0.4, 0.0, usual=0.05))
+    assert [bar.reached for bar in bars] == [True, False, True, False]
+
+
+def test_an_aim_is_said_to_be_one(scripts: dict[str, Any]) -> None:
+    page = scripts["_accuracy_page"]
+    missed = page.Bar(what="a", measured=0.3, rule="<=", limit=0.2, aim=True)
+    assert page.bar_line(missed)[-2:] == ["aim <= 0.2", "NO"]
+
+
+def test_a_familys_methods_are_those_of_its_file(scripts: dict[str, Any]) -> None:
+    development = scripts["development"]
+    for family in development.FAMILIES:
+        default, methods = development.presets_of(family)
+        assert default in methods
+        assert set(methods) == {"gradient", "newton_gram", "whitened"}
+
+
+def test_development_data_are_no_shipped_study(scripts: dict[str, Any]) -> None:
+    tables = [make() for make in scripts["development"].RISK[:4]]
+    tables += [make() for make in scripts["development"].SURVIVAL[:4]]
+    for table in tables:
+        assert np.abs(table.cohort.features).max() <= table.cohort.schema.bound
+        assert table.delta < 1 / table.cohort.patients
+        assert 0.05 < table.rarity < 0.8
+    names = {table.cohort.schema.name for table in tables}
+    assert len(names) == 8
+    assert not names & {"heart-disease", "breast-recurrence"}
+
+
+def test_a_private_fit_in_one_process_is_noisy_and_near(scripts: dict[str, Any]) -> None:
+    development = scripts["development"]
+    table = development.RISK[2]()  # 2,000 rows
+    model = development.model_for("logistic", table.cohort)
+    method = development.presets_of("logistic")[1]["whitened"]
+    fits = [development.private_theta(model, method, table.cohort, (8.0, 1e-4)) for _ in range(2)]
+    assert (fits[0] != fits[1]).all()
+    assert development.quality(model, fits[0], table.cohort)[0] > 0.75
 
 
 def test_federated_fits_equal_statsmodels_on_the_pooled_table(scripts: dict[str, Any]) -> None:

@@ -353,7 +353,13 @@ def test_every_analysis_and_model_is_documented() -> None:
     assert {*names(analyses), *names(models)} <= listed
 
 
-MEASURED = {"accuracy": "accuracy", "federation-speed": "federation", "secagg-speed": "secagg"}
+MEASURED = {
+    "accuracy": "accuracy",
+    "development": "development",
+    "federation-speed": "federation",
+    "ledger-speed": "ledger",
+    "secagg-speed": "secagg",
+}
 
 
 def test_every_file_of_results_has_its_page() -> None:

@@ -17,6 +17,9 @@ from fedcohort.experiments.compare import _sizes
 from fedcohort.experiments.planning import Planner
 from fedcohort.experiments.scores import evaluate
 from fedcohort.experiments.settings import Settings
+from fedcohort.privacy.accounting import calibrate
+from fedcohort.privacy.budget import Budget
+from fedcohort.privacy.errors import ConfigError
 from fedcohort.study.plan import analysis_of
 
 Asked = Callable[..., Planner]
@@ -69,6 +72,81 @@ def test_noise_that_is_whole_at_each_site_fears_no_colluder(planner: Asked) -> N
         terms = planner().private(arm, 3.0).privacy
         assert terms is not None
         assert terms.colluders == 0
+
+
+@pytest.mark.parametrize(
+    ("overrides", "analysis", "releases", "clip"),
+    [
+        ([], "whitened", 9, 0.6),
+        (["model.private.method=whitened"], "whitened", 9, 0.6),
+        (["model.private.method=newton_gram"], "newton_gram", 5, 1.5),
+        (["model.private.method=gradient"], "gradient", 26, 1.5),
+        (["model.private.method=gradient", "model.private.steps=9"], "gradient", 10, 1.5),
+        (["privacy.clip=0.5"], "whitened", 9, 0.5),
+        (["model.private.clip=0.4"], "whitened", 9, 0.4),
+        (["model=mlp"], "gradient", 41, 1.5),
+    ],
+)
+def test_the_method_that_was_asked_for_comes_with_its_own_numbers(
+    planner: Asked, overrides: list[str], analysis: str, releases: int, clip: float
+) -> None:
+    if "model=mlp" in overrides:
+        pytest.importorskip("opacus")
+    for arm in ("dp_sum", "dp_each"):
+        plan = planner(*overrides).private(arm, 3.0)
+        assert plan.privacy is not None
+        assert (plan.analysis, plan.privacy.releases, plan.privacy.clip) == (
+            analysis, releases, clip,
+        )  # fmt: skip
+        assert analysis_of(plan).releases == releases
+        assert plan.parameters["clip"] == clip
+        assert plan.privacy.bound == "rdp"
+
+
+def test_the_floor_under_a_noisy_metric_is_the_noise_of_the_opened_sum(planner: Asked) -> None:
+    for arm, factor in (("dp_sum", np.sqrt(4 / 3)), ("dp_each", 2.0)):
+        plan = planner().private(arm, 3.0)
+        assert plan.privacy is not None
+        expected = plan.privacy.noise_multiplier * factor
+        assert plan.parameters["noise_scale"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("override", "code"),
+    [
+        ("model.private.method=sgd", "model_private_method_invalid"),
+        ("model.private.steps=0", "model_private_steps_invalid"),
+        ("model.private.learning_rate=nan", "model_private_learning_rate_invalid"),
+        ("model.private.clip=-1", "model_private_clip_invalid"),
+        ("model.private.l2=-1", "model_private_l2_invalid"),
+        ("model.private.presets.whitened.clip=word", "model_private_clip_invalid"),
+        ("model.private.presets.whitened.steps=1.5", "model_private_steps_invalid"),
+    ],
+)
+def test_a_method_that_is_none_is_refused(planner: Asked, override: str, code: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        planner(override)
+    assert refused.value.code == code
+
+
+def test_a_family_without_a_preset_for_a_method_says_which_it_has(planner: Asked) -> None:
+    with pytest.raises(ConfigError) as refused:
+        planner("model=mlp", "model.private.method=whitened")
+    assert refused.value.code == "model_private_method_invalid"
+    assert refused.value.hint == "Choose from: gradient."
+
+
+def test_the_baseline_samples_patients_and_is_priced_so(planner: Asked) -> None:
+    plan = planner().private("dp_fedavg", 1.0)
+    terms = plan.privacy
+    assert terms is not None
+    assert terms.sampling_probability == plan.parameters["sampling_probability"] == 0.2
+    assert terms.noise_multiplier == plan.parameters["noise_multiplier"]
+    assert terms.releases == analysis_of(plan).releases == 101
+    assert terms.bound == "pld"
+    assert terms.noise_multiplier < 0.25 * calibrate(1.0, terms.delta, 101)
+    paid = terms.releases * terms.mechanism.rdp(Budget(epsilon=1.0, delta=terms.delta).order)
+    assert paid <= Budget(epsilon=1.0, delta=terms.delta).limit
 
 
 def test_a_plan_allows_the_rounds_of_its_analysis_and_no_more(planner: Asked) -> None:

@@ -104,6 +104,26 @@ def test_nobody_and_one_patient_are_answered_like_many(
     assert not model.clipped_gradient(moved(model), nobody, 1.0).any()
 
 
+def test_per_sample_gradients_come_from_hooks_and_never_from_ghosts(
+    risk: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ghost clipping is void for losses that are no column (facts: leave-one-out 172 for 1)."""
+    import opacus.grad_sample
+
+    made: list[str] = []
+
+    class Noted(opacus.grad_sample.GradSampleModule):  # type: ignore[misc]
+        def __init__(self, module: nn.Module, **options: object) -> None:
+            made.append(type(self).__mro__[1].__name__)
+            assert options == {"loss_reduction": "sum"}
+            super().__init__(module, **options)
+
+    monkeypatch.setattr(opacus.grad_sample, "GradSampleModule", Noted)
+    found = MLP.clipped_gradient(moved(MLP), risk(6), 1.0)
+    assert made == ["GradSampleModule"]
+    assert np.isfinite(found).all()
+
+
 def test_bad_parameters_fail_with_and_without_patients(risk: Make) -> None:
     # A failure that needs a patient would tell that there is one.
     for cohort in (risk(5), risk(5).take(np.zeros(5, dtype=bool))):
@@ -162,6 +182,16 @@ def test_a_subclass_of_a_proven_layer_is_not_that_layer() -> None:
     with pytest.raises(PolicyError) as refused:
         refuse_unknown_layers(nn.Sequential(Mixing(3, 3)))
     assert refused.value.code == "layer_not_allowed"
+
+
+def test_a_weight_that_is_used_twice_is_refused() -> None:
+    twice = nn.Linear(3, 3)
+    tied = nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 3))
+    tied[2].weight = tied[0].weight
+    for module in (nn.Sequential(twice, nn.Tanh(), twice), tied):
+        with pytest.raises(PolicyError, match="two places") as refused:
+            refuse_unknown_layers(module)
+        assert refused.value.code == "layer_not_allowed"
 
 
 def test_proven_layers_pass() -> None:

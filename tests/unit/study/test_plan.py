@@ -5,17 +5,25 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fedcohort.privacy.errors import ConfigError, PolicyError
+from fedcohort.privacy.mechanism import Mechanism
 from fedcohort.study.analyses.gradient import Gradient
 from fedcohort.study.analyses.newton import Newton
 from fedcohort.study.models.hazard import Hazard
-from fedcohort.study.plan import PLAN_FORMAT, Plan, PrivacyTerms, analysis_of, model_of
+from fedcohort.study.plan import (
+    PLAN_FORMAT,
+    Plan,
+    PrivacyTerms,
+    analysis_of,
+    model_of,
+    reservation_of,
+)
 
 TEXT = st.text(max_size=12)
 POSITIVE = st.floats(min_value=1e-6, max_value=1e6)
@@ -34,16 +42,19 @@ JSON_VALUES = st.recursive(
 @st.composite
 def privacy_terms(draw: st.DrawFn, sites: int) -> PrivacyTerms:
     survivors = draw(st.integers(1, sites))
+    sharings: tuple[Literal["sum", "each", "local"], ...] = ("sum", "each", "local")
+    sharing = draw(st.sampled_from(sharings))
     return PrivacyTerms(
         epsilon=draw(POSITIVE),
         delta=draw(st.floats(min_value=1e-12, max_value=0.5)),
         noise_multiplier=draw(POSITIVE),
         releases=draw(st.integers(1, 1000)),
         clip=draw(POSITIVE),
-        sharing=draw(st.sampled_from(["sum", "each", "local"])),
+        sharing=sharing,
         min_survivors=survivors,
         colluders=draw(st.integers(0, survivors - 1)),
         bound=draw(TEXT),
+        sampling_probability=draw(st.floats(1e-6, 1.0)) if sharing == "local" else 1.0,
     )
 
 
@@ -124,7 +135,7 @@ def test_the_canonical_form_is_this_one() -> None:
     assert json.loads(text)["format"] == PLAN_FORMAT == "fedcohort.plan/1"
     assert text == json.dumps(json.loads(text), sort_keys=True, separators=(",", ":"))
     assert PLAN.sha256 == hashlib.sha256(text.encode()).hexdigest()
-    assert PLAN.sha256 == "db0556ebed1822e37d0b5d00ba8bc139d266beb6e6b72853a55b3fee6b0e7f7e"
+    assert PLAN.sha256 == "69e66f9f94a4f99fbbe02a9326216b2ec80432700f5a8ef2ee5bd865e8dd3b10"
 
 
 CHANGED: dict[str, Any] = {
@@ -152,6 +163,7 @@ CHANGED_TERMS: dict[str, Any] = {
     "min_survivors": 3,
     "colluders": 0,
     "bound": "pld",
+    "sampling_probability": 0.9999999999999999,
 }
 
 
@@ -187,8 +199,39 @@ def test_any_privacy_term_changes_the_hash(field: str) -> None:
         with pytest.raises(ConfigError):
             changed(TERMS, **{field: "other"})
         return
-    terms = dataclasses.replace(TERMS, **{field: CHANGED_TERMS[field]})
-    assert dataclasses.replace(PLAN, privacy=terms).sha256 != PLAN.sha256
+    # Samples are drawn in local steps only.
+    terms = changed(TERMS, sharing="local") if field == "sampling_probability" else TERMS
+    before = dataclasses.replace(PLAN, privacy=terms)
+    terms = dataclasses.replace(terms, **{field: CHANGED_TERMS[field]})
+    assert dataclasses.replace(PLAN, privacy=terms).sha256 != before.sha256
+
+
+@pytest.mark.parametrize("sharing", ["sum", "each"])
+def test_there_are_no_samples_where_noise_is_in_the_sum(sharing: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        changed(TERMS, sharing=sharing, sampling_probability=0.5)
+    assert refused.value.code == "privacy_range"
+
+
+@pytest.mark.parametrize("probability", [0.0, -0.1, 1.0000001, float("nan"), float("inf")])
+def test_a_sampling_probability_that_is_none_is_refused(probability: float) -> None:
+    with pytest.raises(ConfigError):
+        changed(TERMS, sharing="local", sampling_probability=probability)
+
+
+def test_what_a_plan_sets_aside_is_all_that_it_states() -> None:
+    asked = reservation_of(PLAN)
+    assert asked.plan_sha256 == PLAN.sha256
+    assert (asked.study, asked.purpose, asked.analysis) == ("s", "p", "gradient")
+    assert (asked.rounds, asked.releases, asked.clip) == (41, 41, 1.0)
+    assert (asked.sharing, asked.min_survivors, asked.colluders) == ("sum", 2, 1)
+    assert asked.mechanism == Mechanism(noise_multiplier=8.0)
+    local = changed(TERMS, sharing="local", sampling_probability=0.25)
+    sampled = reservation_of(dataclasses.replace(PLAN, privacy=local)).mechanism
+    assert sampled == Mechanism(noise_multiplier=8.0, sampling_probability=0.25)
+    plain = reservation_of(dataclasses.replace(PLAN, privacy=None))
+    assert (plain.mechanism, plain.releases, plain.clip, plain.sharing) == (None, 0, None, None)
+    assert (plain.rounds, plain.min_survivors, plain.colluders) == (41, 3, 1)
 
 
 def refusal_of(text: str) -> PolicyError:
@@ -352,7 +395,7 @@ def test_it_names_an_analysis_and_its_model() -> None:
 
 
 def test_the_cost_is_a_division_that_a_reviewer_can_redo() -> None:
-    assert TERMS.rho == 41 / (2 * 8.0**2)
+    assert TERMS.mechanism.rdp(2) * TERMS.releases == 2 * 41 / (2 * 8.0**2)
 
 
 def test_the_door_adds_the_noise_that_is_promised_unless_local_steps_do() -> None:

@@ -23,6 +23,8 @@ def test_these_are_the_analyses_and_models_of_this_release() -> None:
         "gradient",
         "kaplan_meier",
         "newton",
+        "newton_gram",
+        "whitened",
     )
     assert names(models) == ("cox", "hazard", "hazard_mlp", "logistic", "mlp")
 

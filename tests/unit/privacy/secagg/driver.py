@@ -282,7 +282,7 @@ class Federation:
                 plan=digest,
             )
             suite.add_stream(total, seed, -1 if place < other else 1)
-        return to_signed(total)
+        return to_signed(total).astype(np.int64)
 
 
 _numbers = itertools.count()
