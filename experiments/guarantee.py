@@ -13,7 +13,6 @@ from functools import lru_cache
 
 from ..privacy.accounting import BOUND, epsilon_of_event, for_sites
 from ..privacy.budget import Budget
-from ..privacy.mechanism import Mechanism
 from ..privacy.pld import price
 from ..study.plan import PrivacyTerms
 
@@ -51,12 +50,16 @@ def guarantee_of(terms: PrivacyTerms) -> Guarantee:
     budget = Budget(epsilon=terms.epsilon, delta=terms.delta)
     continuous = price(mechanism.same_variance(releases), terms.delta).epsilon
 
-    def epsilon(seen: Mechanism) -> float:
+    def epsilon(sites: int) -> float:
+        if terms.sharing == "sum":
+            seen, times = for_sites(mechanism, sites, "sum"), releases
+        else:  # each hospital's own noise, and its own sample: so many more of the same releases
+            seen, times = mechanism, sites * releases
         if terms.bound == BOUND:
-            return epsilon_of_event(seen.event(releases), terms.delta)
-        return price(seen.same_variance(releases), terms.delta).epsilon
+            return epsilon_of_event(seen.event(times), terms.delta)
+        return price(seen.same_variance(times), terms.delta).epsilon
 
-    one, two, three = (epsilon(for_sites(mechanism, sites, terms.sharing)) for sites in (1, 2, 3))
+    one, two, three = (epsilon(sites) for sites in (1, 2, 3))
     return Guarantee(
         epsilon=one,
         bound=terms.bound,

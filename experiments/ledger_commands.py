@@ -62,6 +62,11 @@ def create(
             f"the ledger cannot be opened: {error}",
             hint="Name hospital and population; epsilon > 0, delta in (0, 1).",
         ) from error
+    if epsilon > 10 or delta >= 1e-3:
+        _console.print(
+            "[bold red]This budget promises hardly anything:[/] beyond epsilon 10 or delta 0.001 "
+            "an attacker may be nearly sure of a patient. It is set for ever."
+        )
     made = SqliteLedger.create(path, opening)
     head = made.head
     made.dispose()
@@ -74,10 +79,9 @@ def create(
 @ledger.command()
 def show(path: _Path) -> None:
     """Show the budget, what is spent, set aside and left, and every plan."""
-    from ..privacy.ledger.export import read_ledger
     from ..privacy.ledger.statement import statement
 
-    told = statement(read_ledger(path))
+    told = statement(_entries(path))
     _show(told)
     _print(told)
 
@@ -89,13 +93,14 @@ def price(
 ) -> None:
     """Say what a plan would cost under this ledger, and what would be left; nothing is changed."""
     from ..privacy.ledger.chain import Chain
-    from ..privacy.ledger.export import read_ledger
     from ..study.plan import reservation_of
 
-    entries = read_ledger(path)
+    entries = _entries(path)
     table = Table(title=f"Price under {path.name} (Renyi DP at the ledger's order)")
-    for head in ("plan", "noisy sums", "noise", "cost", "left before", "left after", "answer"):
-        table.add_column(head, justify="left" if head in ("plan", "answer") else "right")
+    for head in ("plan", "noisy sums", "noise", "cost", "left", "after", "answer"):
+        table.add_column(
+            head, justify="left" if head in ("plan", "answer") else "right", no_wrap=head == "plan"
+        )
     answers = []
     for name, asked in _plans(plan).items():
         book = Chain.of(entries).book
@@ -107,7 +112,7 @@ def price(
             answer, after = ("fits" if new else "reserved already"), book.left
         except PolicyError as error:
             over = isinstance(error, BudgetExceededError)
-            answer = "too expensive" if over else f"refused ({error.code})"
+            answer = "too expensive" if over else f"no ({error.code})"
         noisy = reservation.mechanism
         answers.append(
             {
@@ -127,12 +132,14 @@ def price(
             name,
             str(reservation.releases) if noisy else "none",
             f"{noisy.noise_multiplier:.3f}" if noisy else "-",
-            f"{cost:.4f}" if noisy else "no guarantee",
+            f"{cost:.4f}" if noisy else "-",
             f"{before:.4f}",
             f"{after:.4f}",
             answer,
         )
     _console.print(table)
+    if len(answers) > 1:
+        _console.print("Each plan is priced by itself, as if it came first.")
     _print(answers)
 
 
@@ -145,14 +152,15 @@ def close_(
     from ..privacy.ledger.store import SqliteLedger
 
     held = SqliteLedger(path, kind="site")
-    account = held.book.accounts.get(plan_sha256)
+    named = [full for full in held.book.accounts if full.startswith(plan_sha256)]
+    account = held.book.accounts[named[0]] if len(named) == 1 and len(plan_sha256) > 7 else None
     if account is None:
         raise ConfigError(
             "plan_unknown_here",
-            "no plan of this hash was reserved here",
-            hint="Copy the whole hash from `fedcohort ledger show`.",
+            "no plan of this hash was reserved here, or several begin with it",
+            hint="Copy the hash from `fedcohort ledger show`, eight digits or more.",
         )
-    held.close(plan_sha256)
+    held.close(account.reservation.plan_sha256)
     book, head = held.book, held.head
     held.dispose()
     _console.print(
@@ -161,7 +169,7 @@ def close_(
         markup=False,
         soft_wrap=True,
     )
-    _print({"plan_sha256": plan_sha256, "head": str(head), "left": book.left})
+    _print({"plan_sha256": account.reservation.plan_sha256, "head": str(head), "left": book.left})
 
 
 @ledger.command()
@@ -173,9 +181,8 @@ def verify(
 ) -> None:
     """Read the whole chain again, run every decision again, and compare with a known head."""
     from ..privacy.ledger.chain import Chain, Head, broken
-    from ..privacy.ledger.export import read_ledger
 
-    entries = read_ledger(path)
+    entries = _entries(path)
     chain = Chain.of(entries)
     if head is not None:
         known = Head.parse(head)
@@ -188,6 +195,12 @@ def verify(
         markup=False,
         soft_wrap=True,
     )
+    if head is None:
+        _console.print(
+            "Without --head nothing proves the newest entry, nor that none was cut off after it: "
+            "compare with a head that was written down elsewhere.",
+            soft_wrap=True,
+        )
     _print({"entries": chain.head.number, "head": str(chain.head), "contains_head": head})
 
 
@@ -198,9 +211,9 @@ def export_(
 ) -> None:
     """Write every entry as JSON, for a reviewer who checks it without this package."""
     from ..privacy.ledger.chain import Chain
-    from ..privacy.ledger.export import export, read_ledger
+    from ..privacy.ledger.export import export
 
-    entries = read_ledger(path)
+    entries = _entries(path)
     Chain.of(entries)  # nothing broken is handed out
     text = export(entries)
     if out is None:
@@ -212,11 +225,38 @@ def export_(
     _console.print(f"{len(entries)} entries written to {out}.", markup=False)
 
 
+def _entries(path: Path) -> list[Any]:
+    """Return a ledger's entries; say so where a hospital's file has lost its head."""
+    from ..privacy.ledger.export import read_ledger
+    from ..privacy.ledger.witness import read_head
+
+    if path.is_dir():
+        raise ConfigError(
+            "ledger_missing", f"{path} is a folder", hint="Name the ledger in it, FILE.ledger."
+        )
+    entries = read_ledger(path)
+    exported = path.suffix == ".json"
+    site = bool(entries) and entries[0].body.get("kind") == "site"
+    if site and not exported and read_head(path) is None:
+        _console.print(
+            f"[bold red]There is no {path.name}.head beside this ledger:[/] nothing tells here "
+            "whether it was put back from a backup, and its node would refuse it.",
+            soft_wrap=True,
+        )
+    return entries
+
+
 def _plans(path: Path) -> dict[str, Any]:
     """Return the plans of a file, by name: one plan's own JSON, or all of a run's."""
     from ..study.plan import PLAN_FORMAT, Plan
 
-    text = path.read_text(encoding="utf-8")
+    if not path.is_file():
+        raise ConfigError(
+            "plan_missing",
+            f"there is no plan at {path}",
+            hint="Name a plan's JSON, or the plan.json in a run's folder.",
+        )
+    text = path.read_text(encoding="utf-8", errors="replace")
     try:
         document = json.loads(text)
         if document.get("format") == PLAN_FORMAT:
@@ -242,12 +282,14 @@ def _show(told: dict[str, Any]) -> None:
             f"(Renyi DP {budget['limit']:.4f} at order {budget['order']})"
         )
     table = Table(title=title)
-    for head in ("study", "analysis", "rounds", "noisy sums", "noise", "epsilon alone", "together"):
-        table.add_column(head, justify="left" if head in ("study", "analysis") else "right")
+    heads = ("study", "plan", "analysis", "rounds", "noisy sums", "noise", "epsilon", "together")
+    for head in heads:
+        table.add_column(head, justify="left" if head in heads[:3] else "right")
     for plan in told["plans"]:
         noise = plan["mechanism"]
         table.add_row(
             plan["study"],
+            f"{plan['plan_sha256'][:12]}…",
             plan["analysis"],
             f"{plan['rounds_executed']} of {plan['rounds']}",
             f"{plan['releases_executed']} of {plan['releases']}",

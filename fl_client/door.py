@@ -1,9 +1,9 @@
 """The one door: the only function that turns a site's sum into bytes that leave.
 
-Its order is the guarantee: rules where no noise is added, integers, noise, payment, mask, then
-the vector. The messages of secure aggregation that carry no vector leave
-through `Node.secagg`; a site's session makes them of keys and shares, never of a cohort. A test
-walks the import graph: nothing else in `fl_client` makes outgoing vectors.
+Its order is the guarantee: payment before a noisy sum is looked at, or the site's rules where no
+noise is added; integers, noise, mask, then the vector. The messages of secure aggregation that
+carry no vector leave through `Node.secagg`; a site's session makes them of keys and shares, never
+of a cohort. A test walks the import graph: nothing else in `fl_client` makes outgoing vectors.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ..privacy.ledger.charges import Charge, Ledger
 from ..privacy.mechanism import Mechanism
 from ..privacy.noise import discrete_gaussian
 from ..privacy.secagg.site import SiteSession
-from ..study.analysis import Contribution
+from ..study.analysis import Analysis, Contribution
 from ..study.plan import Plan
 from ..study.rounds import RoundTerms
 
@@ -30,6 +30,7 @@ __all__ = [
     "Release",
     "SiteTerms",
     "hand_over",
+    "pay",
     "prepare",
     "release",
 ]
@@ -112,36 +113,72 @@ def release(contribution: Contribution, terms: RoundTerms, plan: Plan, site: Sit
     return hand_over(prepare(contribution, terms, plan, site), plan, site)
 
 
-def prepare(contribution: Contribution, terms: RoundTerms, plan: Plan, site: SiteTerms) -> Prepared:
-    """Check, encode, add noise and pay; nothing has left yet.
+def pay(analysis: Analysis, terms: RoundTerms, plan: Plan, site: SiteTerms) -> str | None:
+    """Pay for a noisy round before its sum is computed; None where no noise is added.
+
+    The price is a function of the plan and the round's number. What goes wrong afterwards has
+    been paid for, so that nobody can ask again for free.
+
+    Raises:
+        PolicyError: The ledger refused. Nothing was computed.
+    """
+    if plan.privacy is None:
+        return None
+    local = plan.privacy.sharing == "local"
+    charge = Charge(
+        plan_sha256=plan.sha256,
+        round=terms.round,
+        releases=analysis.releases_in(terms.round) if local else 1,
+        mechanism=plan.privacy.mechanism,
+    )
+    return site.ledger.charge(charge)
+
+
+def prepare(
+    contribution: Contribution,
+    terms: RoundTerms,
+    plan: Plan,
+    site: SiteTerms,
+    *,
+    paid: str | None = None,
+) -> Prepared:
+    """Check, pay, encode, add noise; nothing has left yet.
 
     A second attempt at the same sum hands the same prepared vector over again: fresh noise
     on the same data would be a second release.
 
+    Args:
+        contribution: The site's sum.
+        terms: The round's terms.
+        plan: The plan.
+        site: What the site brings.
+        paid: The ledger's entry where `pay` was called before; else it is paid here.
+
     Raises:
-        PolicyError: A rule refused: `no_sensitivity`, `not_finite`, `out_of_range`, the site's
-            own rules, or BudgetExceededError. Nothing was sent.
+        PolicyError: A rule refused: `no_sensitivity`, `no_local_noise`, BudgetExceededError;
+            without noise also `not_finite`, `out_of_range` and the site's own rules. Nothing
+            was sent.
         ProtocolError: `vector_shape`: the contribution does not fit the round's terms.
     """
     if contribution.total.shape != (terms.size,):
         raise ProtocolError("vector_shape", f"a contribution must be [{terms.size}]")
-    # 1. Where no noise is added: the site's own rules, on the patients actually used. With
-    #    noise, no check may depend on data: a refusal would speak.
-    if plan.privacy is None:
-        site.disclosure.check(contribution)
-    # 2. The price, before the sum is looked at: what cannot be priced is refused whatever it is.
+    # 1. The price, before the sum is looked at: what cannot be priced is refused whatever it is.
     charge = _charge_for(contribution, terms, plan)
-    noise = None if plan.privacy is None else plan.privacy.noise()
-    # 3. Integers from here on; then this site's noise share.
-    if noise is None:
+    if plan.privacy is None:
+        # 2. Without noise: the site's own rules, on the patients actually used; then integers.
+        site.disclosure.check(contribution)
         vector = terms.encoding.encode(contribution.total)
-    else:
+        return Prepared(vector=vector, charge_id=site.ledger.charge(charge))
+    # 3. With noise no check may depend on data: a refusal would speak. So it is paid first, and
+    #    what is out of its range is held, not refused.
+    charge_id = site.ledger.charge(charge) if paid is None else paid
+    vector = terms.encoding.encode_noisy(contribution.total)
+    noise = plan.privacy.noise()
+    if noise is not None:
         # Data-independent: the plan's clip, not what this cohort happened to need.
         sensitivity = terms.encoding.sensitivity_units(_sensitivity(contribution, plan), terms.size)
-        vector = terms.encoding.encode_noisy(contribution.total)
         vector = vector + discrete_gaussian(terms.size, noise.share_sigma(sensitivity))
-    # 4. Pay.
-    return Prepared(vector=vector, charge_id=site.ledger.charge(charge))
+    return Prepared(vector=vector, charge_id=charge_id)
 
 
 def hand_over(prepared: Prepared, plan: Plan, site: SiteTerms) -> Release:
@@ -151,7 +188,7 @@ def hand_over(prepared: Prepared, plan: Plan, site: SiteTerms) -> Release:
         ProtocolError: `no_session`: the plan masks and this site cannot; or as
             `SiteSession.report`.
     """
-    # 5. Mask: the plan decides, not whoever asks.
+    # 4. Mask: the plan decides, not whoever asks.
     if plan.secagg != "masked":
         return Release(vector=prepared.vector, charge_id=prepared.charge_id)
     if site.session is None:

@@ -19,7 +19,7 @@ from ..study.analysis import Analysis, State, Vector
 from ..study.cohort import Cohort
 from ..study.plan import Plan, analysis_of, reservation_of
 from ..study.rounds import RoundTerms, expected_round, terms_for
-from .door import Prepared, Release, SiteTerms, hand_over, prepare
+from .door import Prepared, Release, SiteTerms, hand_over, pay, prepare
 
 __all__ = ["Node", "SecAggRequest"]
 
@@ -60,8 +60,8 @@ class Node:
 
         Raises:
             PolicyError: `plan_not_for_us`, `plan_not_approved`, `plan_expired`,
-                `plan_underpriced`, `roster_mismatch`, whatever the ledger refuses,
-                `schema_mismatch` or `codebook_required`.
+                `no_sensitivity`, `plan_underpriced`, `roster_mismatch`, whatever the ledger
+                refuses, `schema_mismatch` or `codebook_required`.
         """
         plan = Plan.from_json(plan_json)
         self._check_date(plan)
@@ -84,8 +84,8 @@ class Node:
                 hint="Ask for a plan under the roster that your members signed.",
             )
         # The whole price is set aside before a record is looked at.
+        self._ledgers[plan.sha256] = terms.ledger  # noted first: whatever happens, it can be closed
         terms.ledger.reserve(reservation_of(plan))
-        self._ledgers[plan.sha256] = terms.ledger
         cohort = self._cohort_for(plan)
         _check_cohort(plan, cohort)
         if plan.privacy is None:
@@ -96,9 +96,10 @@ class Node:
     def close(self, plan_sha256: str) -> None:
         """End a plan: its ledger gets back what was set aside for rounds that never came."""
         self._studies.pop(plan_sha256, None)
-        ledger = self._ledgers.pop(plan_sha256, None)
+        ledger = self._ledgers.get(plan_sha256)
         if ledger is not None:  # also where the cohort was refused after its price was set aside
-            ledger.close(plan_sha256)
+            ledger.close(plan_sha256)  # a disk that fails is asked again by the next close
+            del self._ledgers[plan_sha256]
 
     def secagg(self, request: SecAggRequest) -> bytes:
         """Answer a phase of secure aggregation that carries no vector.
@@ -216,8 +217,12 @@ class _Study:
                 raise ProtocolError("no_session", "the plan masks sums and this site cannot")
             self._site.session.open_round(round_plan, expected_round(self.plan, terms))
         if self._prepared is None or not again:
+            # Asked once, whatever comes of it: a failure is paid for, and never free to repeat.
+            self._next_round = terms.round + 1 if self.plan.privacy else self._next_round
+            paid = pay(self._analysis, terms, self.plan, self._site)
             contribution = self._analysis.contribution(self._cohort, state)
-            self._prepared = terms.sha256, prepare(contribution, terms, self.plan, self._site)
+            prepared = prepare(contribution, terms, self.plan, self._site, paid=paid)
+            self._prepared = terms.sha256, prepared
             self._next_round = terms.round + 1
         answer = hand_over(self._prepared[1], self.plan, self._site)
         self._answered = asked, answer
@@ -245,7 +250,14 @@ def _check_price(plan: Plan) -> None:
     analysis = analysis_of(plan)
     releases = analysis.releases
     spent = epsilon_of_event(terms.mechanism.event(terms.releases), terms.delta)
-    more = releases is not None and releases > terms.releases  # None: the door refuses it
+    local = getattr(analysis, "noise_multiplier", None) is not None
+    if releases is None or local != (terms.sharing == "local"):
+        raise PolicyError(
+            "no_sensitivity",
+            "nothing bounds what one patient changes in this plan's sums as its noise is placed",
+            hint="Ask for an analysis with a clip norm, and for the sharing that it is made for.",
+        )
+    more = releases > terms.releases
     # What runs is the analysis' own noise and clip, where it has them.
     quieter = getattr(analysis, "noise_multiplier", None) or terms.noise_multiplier
     wider = getattr(analysis, "clip", None) or terms.clip

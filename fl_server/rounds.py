@@ -6,6 +6,7 @@ A sum is opened only with at least the plan's number of sites, never with less n
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -33,6 +34,7 @@ __all__ = [
 
 
 _END_TIMEOUT_S = 5.0
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +74,10 @@ def end(grid: Grid, nodes: Mapping[str, int], plan: Plan, patience: Patience) ->
     """
     content = RecordDict({"plan": ConfigRecord({"sha256": plan.sha256})})
     wait = min(patience.timeout_s, _END_TIMEOUT_S)
-    exchange(grid, nodes, "query.close", content, group="plan", timeout_s=wait)
+    try:
+        exchange(grid, nodes, "query.close", content, group="plan", timeout_s=wait)
+    except Exception as error:  # the run has its result, or its own reason, already
+        _log.warning("the end of the plan was not told: %s", type(error).__name__)
 
 
 def propose(grid: Grid, nodes: Mapping[str, int], plan: Plan, patience: Patience) -> None:

@@ -17,6 +17,7 @@ from functools import lru_cache
 
 __all__ = ["ORDERS", "SLACK", "Budget", "epsilon_at"]
 
+_LARGEST_EPSILON = 1e4  # it promises nothing long before; above, noise leaves `Mechanism`
 SLACK = 1e-9  # relative, absorbs float addition once in all; `Budget.limit` pays for it
 # Every integer up to 64, then steps of 4 %: the best order for epsilon 0.01 and more is inside,
 # and between two orders the noise differs by less than a thousandth.
@@ -28,7 +29,7 @@ class Budget:
     """What all releases about one population may cost a patient, for ever.
 
     Attributes:
-        epsilon: > 0 and finite.
+        epsilon: In (0, 1e4].
         delta: In (0, 1).
 
     Raises:
@@ -43,8 +44,10 @@ class Budget:
     delta: float
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.epsilon) and self.epsilon > 0):
-            raise ValueError(f"epsilon must be finite and > 0, got {self.epsilon}")
+        if not 0 < self.epsilon <= _LARGEST_EPSILON:  # NaN fails too
+            raise ValueError(
+                f"epsilon must be finite and > 0, at most {_LARGEST_EPSILON:g}, got {self.epsilon}"
+            )
         if not 0 < self.delta < 1:  # NaN fails too
             raise ValueError(f"delta must lie in (0, 1), got {self.delta}")
         if self.limit <= 0:

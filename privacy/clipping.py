@@ -9,9 +9,26 @@ zeroed before the sum: a NaN or an infinity must not make one patient's presence
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["bounded_rows", "clip_factors", "clipped_sum", "sum_by_patient"]
+from .errors import ConfigError
+
+__all__ = ["bounded_rows", "check_clip", "clip_factors", "clipped_sum", "sum_by_patient"]
 
 Vector = NDArray[np.float64]
+_CLIPS = (1e-3, 1e6)  # beyond, sums overflow at some number of patients, or lose their digits
+
+
+def check_clip(clip_norm: float) -> None:
+    """Refuse a clip norm at which float arithmetic could speak of a patient.
+
+    Raises:
+        ConfigError: `clip_range` (NaN included).
+    """
+    if not _CLIPS[0] <= clip_norm <= _CLIPS[1]:
+        raise ConfigError(
+            "clip_range",
+            f"clip must lie in [{_CLIPS[0]:g}, {_CLIPS[1]:g}], got {clip_norm}",
+            hint="Scale the features, or leave privacy.clip out.",
+        )
 
 
 def sum_by_patient(rows: Vector, patient_index: NDArray[np.int64]) -> Vector:

@@ -21,7 +21,8 @@ from scipy.special import gammaln, logsumexp
 __all__ = ["FAMILIES", "Mechanism"]
 
 FAMILIES = ("discrete_gaussian", "sampled_gaussian")
-_LEAST, _MOST = 1e-6, 1e9  # beyond, squares leave the range in which floats are exact enough
+_LEAST, _MOST = 1e-4, 1e6  # as in `events`: whatever is paid can be stated
+_RAREST = 1e-6  # least sampling probability, likewise
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,8 +31,8 @@ class Mechanism:
 
     Attributes:
         noise_multiplier: z = sigma / sensitivity of the noise that counts, in
-            [1e-6, 1e9].
-        sampling_probability: q, with which a patient is in a release, in (0, 1]; 1 where
+            [1e-4, 1e6].
+        sampling_probability: q, with which a patient is in a release, in [1e-6, 1]; 1 where
             everybody is in every one.
 
     Raises:
@@ -50,9 +51,10 @@ class Mechanism:
                 f"noise_multiplier must be > 0, in [{_LEAST:g}, {_MOST:g}], "
                 f"got {self.noise_multiplier}"
             )
-        if not 0 < self.sampling_probability <= 1:  # NaN fails too
+        if not _RAREST <= self.sampling_probability <= 1:  # NaN fails too
             raise ValueError(
-                f"sampling_probability must lie in (0, 1], got {self.sampling_probability}"
+                f"sampling_probability must lie in [{_RAREST:g}, 1], "
+                f"got {self.sampling_probability}"
             )
 
     @property

@@ -22,7 +22,20 @@ from numpy.typing import NDArray
 from ..privacy.errors import ConfigError, ProtocolError
 from .cohort import Cohort
 
-__all__ = ["Analysis", "Contribution", "LocalNoise", "Result", "State", "Total", "Vector", "solve"]
+__all__ = [
+    "LARGEST_PARAMETER",
+    "Analysis",
+    "Contribution",
+    "LocalNoise",
+    "Result",
+    "State",
+    "Total",
+    "Vector",
+    "solve",
+    "within_reach",
+]
+
+LARGEST_PARAMETER = 100.0  # of a model under noise, see `State.parameters`
 
 Vector = NDArray[np.float64]
 
@@ -53,6 +66,28 @@ class State:
                 "state_unreadable", f"the round's state needs {name!r}, float64 [{size}]"
             )
         return array
+
+    def parameters(self, name: str, size: int) -> Vector:
+        """Return an array of parameters that a noisy sum is computed at, each within +-100.
+
+        A matrix product rounds a patient's row differently when another patient is gone. At
+        parameters of 1e18 that cancel, such a last bit turns a residual of 0 into 1, and one
+        patient moves what others add; within reach it stays far below the slack that the
+        sensitivity allows (`Encoding.sensitivity_units`).
+
+        Raises:
+            ProtocolError: `state_unreadable`: see `vector`, or one is out of reach.
+        """
+        array = self.vector(name, size)
+        if not (np.abs(array) <= LARGEST_PARAMETER).all():  # NaN fails too
+            raise ProtocolError("state_unreadable", f"the state's {name!r} is out of its range")
+        return array
+
+
+def within_reach(parameters: Vector) -> Vector:
+    """Return parameters held where `State.parameters` takes them: post-processing."""
+    held = np.clip(np.nan_to_num(parameters), -LARGEST_PARAMETER, LARGEST_PARAMETER)
+    return np.asarray(held, dtype=np.float64)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,6 +162,10 @@ class Analysis(ABC):
     def releases(self) -> int | None:
         """Noisy sums a patient pays for over the whole analysis; None when it has no bound."""
         return None
+
+    def releases_in(self, number: int) -> int:
+        """Noisy sums that the round of this number holds: public, known before it is computed."""
+        return 1
 
     @property
     def most_rounds(self) -> int:

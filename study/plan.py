@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
+from ..privacy.clipping import check_clip
 from ..privacy.errors import ConfigError, PolicyError, ProtocolError
 from ..privacy.ledger.charges import Reservation
 from ..privacy.mechanism import Mechanism
@@ -71,6 +72,7 @@ class PrivacyTerms:
         numbers = (self.epsilon, self.noise_multiplier, self.clip)
         if not all(math.isfinite(number) and number > 0 for number in numbers):
             raise ConfigError("privacy_range", "epsilon, noise_multiplier and clip must be > 0")
+        check_clip(self.clip)
         if not 0 < self.delta < 1:
             raise ConfigError("privacy_range", f"delta must lie in (0, 1), got {self.delta}")
         if not 0 < self.sampling_probability <= 1 or (

@@ -76,7 +76,13 @@ class RoundTerms:
         try:
             document = json.loads(text)
             document["sites"] = tuple(document["sites"])
-            return cls(**document)
+            terms = cls(**document)
+            numbers = (terms.round, terms.size, terms.fraction_bits, terms.limit, terms.word_bits)
+            texts = (terms.plan_sha256, terms.attempt, terms.state_sha256, *terms.sites)
+            right = all(type(number) is int for number in numbers)
+            if not right or not all(isinstance(text, str) for text in texts):
+                raise TypeError("a field of the wrong type")
+            return terms
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             raise ProtocolError("terms_unreadable", "the round's terms cannot be read") from error
 

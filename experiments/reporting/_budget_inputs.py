@@ -22,6 +22,9 @@ _SUFFIX = ".ledger"
 _REPEAT = re.compile(r"(?P<arm>.+)-eps(?P<epsilon>[^-]+)-repeat(?P<repeat>\d+)")
 
 
+_Named = tuple[str, dict[str, Any]]  # where it came from, what it says
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Source:
     path: Path
@@ -32,7 +35,8 @@ def read_document(paths: Sequence[Path], *, made_at: str, everything: bool) -> d
     """Return the report's document.
 
     Args:
-        paths: Ledgers, exports, folders; or one budget report's JSON, which is read back.
+        paths: Ledgers, exports, folders, of which each ledger is taken once; or one budget
+            report's JSON, which is read back.
         made_at: ISO 8601, UTC; of a report that is read back, its own stands.
         everything: Take every repeat of a run, not the first of each arm and epsilon.
 
@@ -46,11 +50,11 @@ def read_document(paths: Sequence[Path], *, made_at: str, everything: bool) -> d
         return loads(text)
     found: list[_Source] = []
     left_out = 0
-    for path in paths:
+    for path in _different(paths):
         more, fewer = _sources(path, everything=everything)
         found += more
         left_out += fewer
-    statements = [(source.name, statement(_entries(source.path))) for source in found]
+    statements = _once((source.name, statement(_entries(source.path))) for source in found)
     _refuse_mixture(told["kind"] for _, told in statements)
     return make_document(statements, made_at=made_at, repeats_left_out=left_out)
 
@@ -73,7 +77,7 @@ def _sources(path: Path, *, everything: bool) -> tuple[list[_Source], int]:
     if not path.is_dir():
         return [_Source(path=path, name=path.name)], 0
     root = path / _LEDGERS if (path / _LEDGERS).is_dir() else path
-    found = [_Source(path=file, name=file.name) for file in _files(root)]
+    found = [_source(file, path) for file in _files(root)]
     taken: set[tuple[str, str]] = set()
     left_out = 0
     for folder, match in _repeats(root):
@@ -82,7 +86,7 @@ def _sources(path: Path, *, everything: bool) -> tuple[list[_Source], int]:
             left_out += len(_files(folder))
             continue
         taken.add(key)
-        found += [_Source(path=f, name=f"{folder.name}/{f.name}") for f in _files(folder)]
+        found += [_source(file, path) for file in _files(folder)]
     if not found:
         raise ConfigError(
             "ledger_missing",
@@ -90,6 +94,27 @@ def _sources(path: Path, *, everything: bool) -> tuple[list[_Source], int]:
             hint=f"Name a run's folder, or one that holds *{_SUFFIX} files.",
         )
     return found, left_out
+
+
+def _different(paths: Sequence[Path]) -> list[Path]:
+    first: dict[Path, Path] = {}
+    for path in paths:
+        first.setdefault(path.resolve(), path)
+    return list(first.values())
+
+
+def _source(file: Path, given: Path) -> _Source:
+    return _Source(path=file, name=file.relative_to(given).as_posix())
+
+
+def _once(told: Iterable[_Named]) -> list[_Named]:
+    """Leave out a ledger that was given twice, as a file and as its export for one."""
+    first: dict[tuple[str, str], _Named] = {}
+    for name, one in told:
+        # In a run the arms' ledgers are apart, were they alike to the millisecond.
+        arm = name.rpartition("/")[0] if one["kind"] == "simulation" else ""
+        first.setdefault((one["chain"]["head"], arm), (name, one))
+    return list(first.values())
 
 
 def _repeats(root: Path) -> list[tuple[Path, re.Match[str]]]:

@@ -27,9 +27,12 @@ from ._budget_words import (
     STATUS,
     Told,
     adversary,
+    counted,
     guarantee,
     no_guarantee,
     not_covered,
+    one_of,
+    sampled,
     terms,
 )
 from ._view import printable
@@ -49,7 +52,7 @@ def context(document: Mapping[str, Any]) -> dict[str, Any]:
         "simulation": any(statement["kind"] == "simulation" for statement in told),
         "standing": STANDING,
         "lead": _lead(told),
-        "unclaimed": [no_guarantee(one, one["hospital"]) for one in told if _broken(one)],
+        "unclaimed": [no_guarantee(one, one_of([one["hospital"]])) for one in told if _broken(one)],
         "sections": sections,
         "odds": odds_tables(
             one["budget"] for one in told if one["budget"] is not None and not _broken(one)
@@ -123,28 +126,36 @@ def _section(number: int, group: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "hospital": hospital,
         "names": names,
         "told": told,
-        "run": group[0]["source"].rpartition("/")[0],
+        "run": group[0]["source"].rpartition("/")[0].rpartition("/")[2],
         "budget": budget,
         "claimed": budget is not None and not _broken(told),
-        "unnoised": no_guarantee(told, hospital) if _broken(told) else None,
+        "unnoised": no_guarantee(told, one_of(names)) if _broken(told) else None,
         "not_covered": not_covered(told),
+        "sampled": sampled(told),
         "single": len(group) == 1,
         "rows": group,
         "releases": [_release(plan) for plan in told["plans"]],
         "refused": [_refused(refusal) for refusal in told["refused"]],
-        "chains": [
-            {"hospital": one["statement"]["hospital"], "source": one["source"]}
-            | one["statement"]["chain"]
-            for one in group
-        ],
+        "chains": [_chain(one) for one in group],
         "events": _events(told),
     }
     if budget is not None:
-        section |= _priced(number, told, hospital)
+        section |= _priced(number, told, one_of(names))
     return section
 
 
-def _priced(number: int, told: Told, hospital: str) -> dict[str, Any]:
+def _chain(hospital: Mapping[str, Any]) -> dict[str, Any]:
+    told = hospital["statement"]
+    length = counted(told["chain"]["entries"], "entry", "entries")
+    return {
+        **told["chain"],
+        "length": length,
+        "hospital": told["hospital"],
+        "source": hospital["source"],
+    }
+
+
+def _priced(number: int, told: Told, hospital: Words) -> dict[str, Any]:
     budget = told["budget"]
     mu = mu_of_budget(budget["order"], budget["limit"])
     holds, mind = guarantee(told, hospital, proved_detection(ALARM, budget))
@@ -161,6 +172,7 @@ def _priced(number: int, told: Told, hospital: str) -> dict[str, Any]:
             "noise": percent(detection_by_noise(ALARM, mu)),
         },
         "mu": up(mu),
+        "untouched": told["spent"]["rdp"] == told["reserved"]["rdp"] == 0,
         "amounts": [_amount(name, told) for name in ("spent", "reserved", "left")],
         "epsilon": plain(budget["epsilon"]),
         "delta": plain(budget["delta"]),
@@ -246,7 +258,7 @@ def _known(mechanism: Mapping[str, Any]) -> dict[str, float]:
 def _example(hospital: Mapping[str, Any]) -> dict[str, str]:
     """Return the names of the commands that check the first ledger."""
     return {
-        "ledger": shlex.quote(hospital["source"].rpartition("/")[2]),
+        "ledger": shlex.quote(hospital["source"]),
         "head": hospital["statement"]["chain"]["head"],
         "delta": f"{(hospital['statement']['budget'] or {'delta': 1e-5})['delta']:g}",
     }

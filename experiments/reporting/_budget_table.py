@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ._budget_figures import percent, plain
+from ._budget_words import counted
 from ._view import DASH, printable
 
 __all__ = ["show_budgets"]
@@ -32,12 +33,14 @@ def show_budgets(document: Mapping[str, Any], console: Console) -> None:
         if one["unnoised_releases"]:
             text = (
                 f"no guarantee is claimed for {printable(one['hospital'])}: "
-                f"{one['unnoised_releases']} vectors left without noise"
+                f"{counted(one['unnoised_releases'], 'vector')} left without noise"
             )
             console.print(Text(text, style="bold red"))
     if document["repeats_left_out"]:
         count = document["repeats_left_out"]
-        console.print(Text(f"{count} ledgers of further repeats are left out; --all takes them"))
+        console.print(
+            Text(f"left out: {counted(count, 'ledger')} of further repeats; --all adds them")
+        )
     console.print(
         Text(
             "epsilon: rdp, for one patient added or removed, once the budget is used up; against "

@@ -7,7 +7,7 @@ covered. No word here is a judgement in law.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ._budget_figures import figures
@@ -19,9 +19,12 @@ __all__ = [
     "STANDING",
     "STATUS",
     "adversary",
+    "counted",
     "guarantee",
     "no_guarantee",
     "not_covered",
+    "one_of",
+    "sampled",
     "terms",
 ]
 
@@ -100,7 +103,10 @@ def _pooling(told: Told) -> Words:
     if found["all_other_hospitals"]:
         return Words("the coordinator and all other hospitals pool", "协调方与所有其他医院汇集其")
     if count is None:
-        return Words("those whom its plans will name pool", "其方案将列出的对手汇集其")
+        return Words(
+            "the coordinator and the other hospitals that its future plans name pool",
+            "协调方与其今后方案所列的其他医院汇集其",
+        )
     if count == 0:
         return Words("the coordinator uses", "协调方利用其")
     others = "other hospital" if count == 1 else "other hospitals"
@@ -127,12 +133,12 @@ def terms(told: Told) -> Words:
     )
 
 
-def guarantee(told: Told, hospital: str, detected: float) -> tuple[Words, Words]:
+def guarantee(told: Told, hospital: Words, detected: float) -> tuple[Words, Words]:
     """Return what holds for one patient, and what to mind about it.
 
     Args:
         told: A statement with a budget and no release without noise.
-        hospital: Whose rows are meant.
+        hospital: Whose rows are meant, see `one_of`.
         detected: Most that a test with 1 % false alarms detects once the budget is used up.
     """
     budget, who = told["budget"], _pooling(told)
@@ -143,19 +149,19 @@ def guarantee(told: Told, hospital: str, detected: float) -> tuple[Words, Words]
     percent = figures(100 * detected)
     holds = Words(
         f"For any one patient, whatever else is known, and even if {who.en} everything they see: "
-        f"whether or not this patient's rows at {hospital} were used in ANY of the noisy releases "
-        "in this ledger, made or still to come, changes the probability of any conclusion by at "
-        f"most a factor e^{epsilon} = {factor}, but for a chance of {delta}.",
+        f"whether or not this patient's rows at {hospital.en} were used in ANY of the noisy "
+        "releases in this ledger, made or still to come, changes the probability of any "
+        f"conclusion by at most a factor e^{epsilon} = {factor}, plus δ = {delta}.",
         f"对任何一名患者，无论他人还知道什么，即使{who.zh}所见的一切："
-        f"该患者在 {hospital} 的记录是否被用于本台账已有或将有的任何一次含噪发布，"
-        f"对任何结论的概率的改变至多为 e^{epsilon} = {factor} 倍，例外的概率至多为 {delta}。",
+        f"该患者在 {hospital.zh} 的记录是否被用于本台账已有或将有的任何一次含噪发布，"
+        f"对任何结论的概率的改变至多为 e^{epsilon} = {factor} 倍再加 δ = {delta}。",
     )
     mind = Words(
         f"Unit: the patient, with all rows. Relation: one patient added or removed. Bound: Rényi "
         f"DP (rdp) of at most {figures(budget['limit'])} at order {budget['order']}, in whatever "
         "order and for whatever reason requests come. In particular, no test with 1 % false "
-        f"alarms detects more than {percent} % of those who were there. So far: {sums} noisy "
-        f"sums of {plans} {'plan' if plans == 1 else 'plans'}.",
+        f"alarms detects more than {percent} % of those who were there. So far: "
+        f"{counted(sums, 'noisy sum')} of {counted(plans, 'plan')}.",
         "单位：患者及其全部记录。邻接关系：增加或移除一名患者。"
         f"上界：在 {budget['order']} 阶的 Rényi 差分隐私（rdp）至多 {figures(budget['limit'])}，"
         "无论请求以何种顺序、因何种原因提出。特别地，误报率为 1 % 的任何检验至多能发现"
@@ -168,7 +174,7 @@ def guarantee(told: Told, hospital: str, detected: float) -> tuple[Words, Words]
     )
 
 
-def no_guarantee(told: Told, hospital: str) -> Words:
+def no_guarantee(told: Told, hospital: Words) -> Words:
     """Return why nothing is claimed."""
     count = told["unnoised_releases"]
     studies = list(
@@ -178,13 +184,12 @@ def no_guarantee(told: Told, hospital: str) -> Words:
             if plan["mechanism"] is None and plan["rounds_executed"]
         )
     )
-    vectors = "vector" if count == 1 else "vectors"
     return Words(
-        f"No guarantee is claimed for {told['population']} at {hospital}: {count} {vectors} left "
-        f"without noise ({', '.join(studies)}). An exact sum can say anything about a patient; "
-        "no ε covers it, and none covers the noisy releases beside it. The numbers below count "
-        "the noisy releases only.",
-        f"对 {hospital} 的“{told['population']}”不作任何保证：{count} 个向量未加噪声即被发出"
+        f"No guarantee is claimed for {told['population']} at {hospital.en}: "
+        f"{counted(count, 'vector')} left without noise ({', '.join(studies)}). An exact sum can "
+        "say anything about a patient; no ε covers it, and none covers the noisy releases "
+        "beside it. The numbers below count the noisy releases only.",
+        f"对 {hospital.zh} 的“{told['population']}”不作任何保证：{count} 个向量未加噪声即被发出"
         f"（{'、'.join(studies)}）。精确的求和可能透露患者的任何情况；"
         "没有 ε 能涵盖它，也不再有 ε 能涵盖其旁的含噪发布。下列数字仅计含噪发布。",
     )
@@ -196,7 +201,8 @@ def not_covered(told: Told) -> list[Words]:
         Words(
             "That the hospital took part, when, in which plan, and how long its messages were.",
             "医院参与了、何时参与、参与了哪个方案，以及其消息的长度。",
-        )
+        ),
+        Words("How long the hospital took to answer.", "医院用了多长时间作答。"),
     ]
     several = {row["sites"]: row["epsilon_budget"] for row in told["sites_per_person"]}
     if told["budget"] is not None:
@@ -211,6 +217,7 @@ def not_covered(told: Told) -> list[Words]:
             )
         )
     found += [
+        *_beyond_the_adversary(told),
         Words(
             "The staff of the hospital, and whoever else sees the records themselves.",
             "本院工作人员，以及其他能看到记录本身的人。",
@@ -222,6 +229,14 @@ def not_covered(told: Told) -> list[Words]:
         Words(
             "Relatives: a record that tells of two people counts as one patient's.",
             "亲属：涉及两个人的一条记录只计为一名患者的记录。",
+        ),
+        Words(
+            "Anything released without noise: the ledger counts it, and then nothing is claimed.",
+            "未加噪声的任何发布：台账会予以登记，此后不再作任何保证。",
+        ),
+        Words(
+            "Models that the hospital personalises at home, as long as they stay there.",
+            "医院在本地个性化并留在本地的模型。",
         ),
         Words(
             "Whatever did not pass this ledger: other software, tables handed over, another "
@@ -238,3 +253,62 @@ def not_covered(told: Told) -> list[Words]:
             )
         )
     return found
+
+
+def _beyond_the_adversary(told: Told) -> list[Words]:
+    """Return what is not covered because more collude, or break more, than was assumed."""
+    found, count = [], told["adversary"]["colluders"]
+    if count is not None:
+        hospitals = "hospital that pools" if count == 1 else "hospitals that pool"
+        found.append(
+            Words(
+                f"More than c = {count} other {hospitals} what they see with the coordinator.",
+                f"多于 c = {count} 家其他医院与协调方汇集所见。",
+            )
+        )
+    if any(plan["sharing"] == "sum" and plan["masked"] for plan in told["plans"]):
+        found.append(
+            Words(
+                "Broken ciphers: where plans mask sums, what is said of the coordinator rests on "
+                "the ciphers of the masks. Who sees only sums meets all of the noise without them.",
+                "密码被攻破：凡方案对求和加掩码之处，关于协调方的部分依赖于掩码所用的密码。"
+                "只看到总和者无论如何都面对全部噪声。",
+            )
+        )
+    return found
+
+
+def sampled(told: Told) -> Words | None:
+    """Return how plans with samples are priced; None without any."""
+    mechanisms = [plan["mechanism"] for plan in told["plans"]]
+    if not any(noise and noise["family"] == "sampled_gaussian" for noise in mechanisms):
+        return None
+    return Words(
+        "Plans with Poisson samples are priced for continuous noise, while the added noise is "
+        "discrete on a fine grid: over T steps of length d their ε is larger by at most "
+        "12 d T / σ², with σ in grid units; for z = 1, which is 2^13 units and more, by less than "
+        "4e-4 with d = 20 and T = 100.",
+        "含泊松抽样的方案按连续噪声计价，而所加噪声是细网格上的离散噪声：对长度为 d 的 T 步，"
+        "其 ε 至多再大 12 d T / σ²（σ 以网格单位计）；z = 1 时 σ 至少为 2^13 个单位，"
+        "d = 20、T = 100 时增量小于 4e-4。",
+    )
+
+
+def one_of(names: Sequence[str]) -> Words:
+    """Return a hospital's name, or that any single one of several is meant.
+
+    >>> one_of(["a", "b"]).en
+    'any one of a, b'
+    """
+    if len(names) == 1:
+        return Words(names[0], names[0])
+    return Words(f"any one of {', '.join(names)}", f"{'、'.join(names)} 中任意一家")
+
+
+def counted(count: int, noun: str, plural: str = "") -> str:
+    """Return a count with its noun.
+
+    >>> counted(1, "plan"), counted(0, "plan")
+    ('1 plan', '0 plans')
+    """
+    return f"{count} {noun if count == 1 else plural or noun + 's'}"

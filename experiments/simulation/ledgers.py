@@ -40,7 +40,7 @@ class RunLedgers:
         if self.folder is None or epsilon is None:
             yield MemoryLedger
             return
-        name = f"{arm}-eps{epsilon:g}-repeat{self.repeat}"
+        name = f"{arm}-eps{_short(epsilon)}-repeat{self.repeat}"
         folder = self.folder / LEDGERS_FOLDER / name
         folder.mkdir(parents=True)
         opened: list[SqliteLedger] = []
@@ -55,3 +55,9 @@ class RunLedgers:
         finally:
             for ledger in opened:
                 ledger.dispose()
+
+
+def _short(epsilon: float) -> str:
+    """Return an epsilon without losing a digit: two of a sweep never share a folder."""
+    short = f"{epsilon:g}"
+    return short if float(short) == epsilon else repr(epsilon)

@@ -42,6 +42,11 @@ class Account:
         return sum(charge.releases for charge in self.charges)
 
     @property
+    def unused(self) -> bool:
+        """Whether it ended before anything was paid: such a plan may begin again."""
+        return self.closed and not self.charges
+
+    @property
     def held(self) -> int:
         """Noisy sums that count against the budget: all until the plan is closed."""
         return self.executed if self.closed else self.reservation.releases
@@ -114,7 +119,7 @@ class Book:
             PolicyError: See `Ledger.reserve`.
         """
         known = self._accounts.get(reservation.plan_sha256)
-        if known is not None:
+        if known is not None and not known.unused:
             _check_same(known, reservation)
             return False
         if reservation.mechanism is None and not self.opening.unnoised:
@@ -141,6 +146,7 @@ class Book:
                 f"{'-' if budget is None else budget.order})",
                 hint="Ask for fewer rounds or more noise; a plan cannot raise the budget.",
             )
+        self._accounts.pop(reservation.plan_sha256, None)
         self._accounts[reservation.plan_sha256] = Account(reservation=reservation)
         return True
 

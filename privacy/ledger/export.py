@@ -30,17 +30,22 @@ def read_export(text: str) -> list[Entry]:
     """Return the entries of an export; `Chain.of` believes or refuses them.
 
     Raises:
+        ConfigError: `ledger_unreadable`: it is something else.
         PolicyError: `ledger_broken`.
     """
     try:
         document = json.loads(text)
         if document["format"] != EXPORT_FORMAT or set(document) != {"format", "entries"}:
-            raise broken("it is no export of a ledger")
+            raise ValueError("another format")
         texts = [entry for entry in document["entries"] if isinstance(entry, str)]
         if len(texts) != len(document["entries"]):
             raise broken("an entry of the export is no text")
     except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise broken("it is no export of a ledger") from error
+        raise ConfigError(
+            "ledger_unreadable",
+            "this is neither a ledger nor the export of one",
+            hint="Name a hospital's FILE.ledger, or what `fedcohort ledger export` wrote.",
+        ) from error
     return [Entry.from_text(entry) for entry in texts]
 
 

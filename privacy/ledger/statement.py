@@ -121,8 +121,10 @@ def _plans(book: Book, entries: list[Entry]) -> list[dict[str, Any]]:
     """Return one row a plan: what it is, what it may do, what it did, what that cost."""
     times: dict[str, list[str]] = {}
     for entry in entries:
-        if entry.kind in ("reserve", "charge"):
-            times.setdefault(str(entry.body["plan_sha256"]), []).append(entry.time)
+        if entry.kind == "reserve":  # again, where a plan ended before anything was paid
+            times[str(entry.body["plan_sha256"])] = [entry.time]
+        elif entry.kind == "charge":
+            times[str(entry.body["plan_sha256"])].append(entry.time)
     rows = []
     budget, together = book.opening.budget, NOTHING
     for plan_sha256, account in book.accounts.items():

@@ -218,8 +218,20 @@ def read_entries(path: Path) -> list[Entry]:
 
     Raises:
         ConfigError: `ledger_missing`.
-        PolicyError: `ledger_broken` or `ledger_unavailable`.
+        PolicyError: `ledger_broken`, `ledger_unavailable`, or `ledger_rolled_back` where a head
+            beside the file names an entry that is not in it.
     """
+    entries = _untouched(path)
+    Chain.of(entries)  # a broken chain is called so, whatever its head says
+    head = read_head(path)
+    if head is not None and (
+        head.number > len(entries) or entries[head.number - 1].sha256 != head.sha256
+    ):
+        raise rolled_back("the file is older than the head beside it")
+    return entries
+
+
+def _untouched(path: Path) -> list[Entry]:
     if not path.is_file():
         raise _missing(path)
     journal = path.with_name(f"{path.name}-journal")

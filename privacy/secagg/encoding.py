@@ -166,14 +166,12 @@ class Encoding:
 
         Under noise a refusal would speak of the data. Holding each coordinate within +-limit
         never moves two sums further apart, so the sensitivity stays what it was; leaving
-        patients out instead would not: where one goes another comes in, and both count.
-
-        Raises:
-            PolicyError: `not_finite`: never for a clipped sum.
+        patients out instead would not: where one goes another comes in, and both count. What
+        is not finite, which no clipped sum is, becomes nothing or the limit.
         """
-        if not np.isfinite(values).all():
-            raise _not_finite()
-        return np.clip(np.rint(values * self.scale), -self.limit, self.limit).astype(np.int64)
+        with np.errstate(over="ignore"):  # an infinity is held at the limit
+            units = np.rint(np.nan_to_num(values) * self.scale)
+        return np.clip(units, -self.limit, self.limit).astype(np.int64)
 
     def decode(self, total: NDArray[np.int32] | NDArray[np.int64]) -> NDArray[np.float64]:
         """Return the real sum that an integer sum stands for."""

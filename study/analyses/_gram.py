@@ -26,9 +26,9 @@ from typing import Any, ClassVar, cast
 
 import numpy as np
 
-from ...privacy.clipping import bounded_rows, clip_factors, clipped_sum
+from ...privacy.clipping import bounded_rows, check_clip, clip_factors, clipped_sum
 from ...privacy.errors import ConfigError, ProtocolError
-from ..analysis import Analysis, Contribution, Result, State, Total, Vector
+from ..analysis import Analysis, Contribution, Result, State, Total, Vector, within_reach
 from ..cohort import Cohort
 from ..linear import Linear, design
 from ..model import Model
@@ -42,7 +42,7 @@ _MOMENTS = float(np.sqrt(1 - _MARKS**2))  # a
 _SKIPPED = 0.25  # of the steps, before the iterates are averaged
 _FLOOR = 1.0  # under the metric's eigenvalues, in the noise's own spectral scale
 _SMALLEST = 1e-6  # floor under the metric's eigenvalues, whatever the noise
-_LARGEST = 1e6  # of an entry of the map: float64 then never overflows on float32 features
+_LARGEST = 1e4  # of an entry of the map, for the reason that `State.parameters` gives
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,8 +85,7 @@ class GramDescent(Analysis):
             )
         if self.steps < 1:
             raise ConfigError("steps_range", f"steps must be >= 1, got {self.steps}")
-        if not (np.isfinite(self.clip) and self.clip > 0):
-            raise ConfigError("clip_range", f"clip must be finite and > 0, got {self.clip}")
+        check_clip(self.clip)
         if not (np.isfinite(self.noise_scale) and self.noise_scale >= 0):
             raise ConfigError("noise_range", f"noise_scale must be >= 0, got {self.noise_scale}")
 
@@ -139,7 +138,7 @@ class GramDescent(Analysis):
 
     def contribution(self, cohort: Cohort, state: State) -> Contribution:
         """Site half: the moments, or the sum of mapped and clipped gradients at theta."""
-        theta = state.vector("theta", self.model.size)
+        theta = state.parameters("theta", self.model.size)
         if state.round == 0:
             total = self._summed_moments(cohort)
         else:
@@ -178,7 +177,7 @@ class GramDescent(Analysis):
         mapping = state.arrays["map"].reshape(self.mapped(), self.model.size)
         ridge = self.l2 * self.model.penalty() * (theta - self.model.initial())
         move = back.reshape(self.model.size, self.mapped()) @ (total.vector + mapping @ ridge)
-        theta = theta - self.learning_rate * move
+        theta = within_reach(theta - self.learning_rate * move)
         mean, first_kept = state.arrays["mean"], int(self.steps * _SKIPPED)
         if state.round > first_kept:
             mean = mean + (theta - mean) / (state.round - first_kept)
@@ -208,7 +207,7 @@ class GramDescent(Analysis):
         back = directions.T @ (directions if not self.whitens else np.eye(directions.shape[0]))
         back = back * (dimension / (start.curvature * start.patients))
         arrays = {
-            "theta": start.theta,
+            "theta": within_reach(start.theta),
             "mean": np.zeros(self.model.size),
             "map": mapping.ravel(),
             "back": back.ravel(),

@@ -22,11 +22,21 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ...privacy.clipping import check_clip
 from ...privacy.errors import ConfigError
 from ...privacy.noise import discrete_gaussian
 from ...privacy.sampling import poisson_sample
 from ...privacy.secagg.encoding import Encoding
-from ..analysis import Analysis, Contribution, LocalNoise, Result, State, Total, Vector
+from ..analysis import (
+    Analysis,
+    Contribution,
+    LocalNoise,
+    Result,
+    State,
+    Total,
+    Vector,
+    within_reach,
+)
 from ..cohort import Cohort
 from ..model import Model
 
@@ -75,12 +85,17 @@ class Averaging(Analysis):
         if self.clip is None and self.sampling_probability < 1:
             raise ConfigError("sampling_range", "only noisy steps are sampled; leave it at 1")
         if self.clip is not None:
+            check_clip(self.clip)
             self.model.require_per_patient()
 
     @property
     def releases(self) -> int | None:
         """A noisy count, then every local step of every round."""
         return None if self.clip is None else 1 + self.rounds * self.local_steps
+
+    def releases_in(self, number: int) -> int:
+        """The count, or every local step."""
+        return 1 if number == 0 else self.local_steps
 
     @property
     def most_rounds(self) -> int:
@@ -110,12 +125,14 @@ class Averaging(Analysis):
                 sampled = np.array([float(self._sample(cohort).patients)])
                 count = self._noisy(sampled, 1.0) / self.sampling_probability
             return self._handed_over(count, cohort, releases=1)
-        theta = state.vector("theta", self.model.size)
+        name = "theta"
+        theta = (state.vector if self.clip is None else state.parameters)(name, self.model.size)
         # Without privacy a site divides by its own count; with it, by the noisy mean count.
         divisor = patients if self.clip is None else float(state.vector("count", 1)[0])
         for _ in range(self.local_steps):
             slope = self._slope(theta, cohort, state)
             theta = theta - self.learning_rate / max(divisor, 1.0) * slope
+            theta = theta if self.clip is None else within_reach(theta)
         if self.clip is None:
             theta = np.append(patients * theta, patients)
         return self._handed_over(theta, cohort, releases=self.local_steps)
@@ -175,7 +192,7 @@ class Averaging(Analysis):
         if self.clip is None:
             theta = total.vector[:-1] / max(total.vector[-1], 1.0)
         else:
-            theta = total.vector / sites
+            theta = within_reach(total.vector / sites)
         if state.round == self.rounds:
             return Result(arrays={"theta": theta}, rounds=state.round + 1)
         return State(round=state.round + 1, arrays={**state.arrays, "theta": theta})

@@ -17,8 +17,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ...privacy.clipping import check_clip
 from ...privacy.errors import ConfigError
-from ..analysis import Analysis, Contribution, Result, State, Total, Vector
+from ..analysis import Analysis, Contribution, Result, State, Total, Vector, within_reach
 from ..cohort import Cohort
 from ..model import Model
 
@@ -50,9 +51,8 @@ class Gradient(Analysis):
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise ConfigError("steps_range", f"steps must be >= 1, got {self.steps}")
-        if self.clip is not None and not (np.isfinite(self.clip) and self.clip > 0):
-            raise ConfigError("clip_range", f"clip must be finite and > 0, got {self.clip}")
         if self.clip is not None:
+            check_clip(self.clip)
             self.model.require_per_patient()
 
     @property
@@ -81,7 +81,8 @@ class Gradient(Analysis):
 
     def contribution(self, cohort: Cohort, state: State) -> Contribution:
         """Site half: the scaled count, or the sum of (clipped) gradients at theta."""
-        theta = state.vector("theta", self.model.size)
+        name = "theta"
+        theta = (state.vector if self.clip is None else state.parameters)(name, self.model.size)
         if state.round == 0:
             total = np.array([(self.clip or 1.0) * cohort.patients])
         elif self.clip is None:
@@ -99,6 +100,7 @@ class Gradient(Analysis):
         origin = self.model.initial() if self.anchor is None else self.anchor
         slope = total.vector + self.l2 * self.model.penalty() * (theta - origin)
         theta = theta - self.learning_rate / count[0] * slope
+        theta = theta if self.clip is None else within_reach(theta)
         first_kept = self.steps // 2 if self.clip is not None else self.steps - 1
         if state.round > first_kept:
             mean = mean + (theta - mean) / (state.round - first_kept)

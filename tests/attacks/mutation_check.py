@@ -75,9 +75,9 @@ MUTATIONS = (
         "24",
         "every coordinate is finite, under noise",
         "encoding",
-        "            raise _not_finite()\n        return np.clip(",
-        "            pass\n        return np.clip(",
-        ATTACKS + "test_a19_what_is_not_finite_is_refused_under_noise_too",
+        "np.rint(np.nan_to_num(values) * self.scale)",
+        "np.rint(values * self.scale)",
+        ATTACKS + "test_a19_what_is_not_finite_is_held_under_noise_and_never_refused",
     ),
     Mutation(
         "25",

@@ -220,9 +220,9 @@ def test_what_is_logged_or_refused_is_the_same_with_one_patient_more(
 def test_a_log_that_counts_patients_is_noticed(  # the positive control
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def talkative(part: Any, *rest: Any) -> Any:
+    def talkative(part: Any, *rest: Any, **paid: Any) -> Any:
         logging.getLogger("fedcohort.fl_client").debug("%d patients", part.patients)
-        return door.prepare(part, *rest)
+        return door.prepare(part, *rest, **paid)
 
     monkeypatch.setattr("fedcohort.fl_client.node.prepare", talkative)
     assert logged(37, caplog, 1e4) != logged(38, caplog, 1e4)

@@ -1154,7 +1154,6 @@ def test_a18_the_epochs_own_numbers_are_not_the_plans_to_change(
     assert refusal(lambda: off_plan(SiteSession, changes)) == code
 
 
-FINITE = "        if not np.isfinite(values).all():\n            raise _not_finite()\n"
 ENCODING = Encoding(fraction_bits=10, limit=2**20)
 
 
@@ -1164,8 +1163,11 @@ def test_a19_what_is_not_finite_is_refused(value: float) -> None:
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_a19_what_is_not_finite_is_refused_under_noise_too(value: float) -> None:
-    assert refusal(lambda: ENCODING.encode_noisy(np.array([0.0, value]))) == "not_finite"
+def test_a19_what_is_not_finite_is_held_under_noise_and_never_refused(value: float) -> None:
+    """A refusal would speak: no clipped sum is not finite, and whatever is, is within bounds."""
+    held = ENCODING.encode_noisy(np.array([0.0, value])).tolist()
+    assert held[0] == 0
+    assert held[1] in (0, 2**20, -(2**20))
 
 
 @pytest.mark.parametrize("value", [1024.01, -1024.01, 1e300, -1e300, 1.7e308])
@@ -1178,7 +1180,7 @@ def test_a19_control_without_the_checks_one_site_destroys_the_sum() -> None:
     weak = the_driver().weakened(
         "encoding",
         ("        if not within:", "        if False:"),
-        (FINITE + "        return np.clip", "        return np.clip"),
+        ("np.rint(np.nan_to_num(values) * self.scale)", "np.rint(values * self.scale)"),
     )
     encoding = weak.Encoding(fraction_bits=10, limit=2**20)
     with np.errstate(invalid="ignore"):

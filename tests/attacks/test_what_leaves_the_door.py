@@ -865,9 +865,9 @@ def leave_one_out(plan: Plan, cohort: Cohort, monkeypatch: pytest.MonkeyPatch) -
 
     totals: list[Vector] = []
 
-    def eavesdrop(part: Contribution, *rest: Any) -> Prepared:
+    def eavesdrop(part: Contribution, *rest: Any, **paid: Any) -> Prepared:
         totals.append(part.total)
-        return prepare(part, *rest)
+        return prepare(part, *rest, **paid)
 
     monkeypatch.setattr(module, "prepare", eavesdrop)
     state = State(round=1, arrays={"theta": np.zeros(3), "mean": np.zeros(3), "count": np.ones(1)})

@@ -564,7 +564,7 @@ def test_a_runs_budget_is_reported_checked_and_marked_a_simulation(
     spent = {one["source"]: one["statement"]["spent"]["share"] for one in document["hospitals"]}
     assert len(spent) == 4
     assert list(spent.values()) == pytest.approx([1.0] * 4, rel=1e-6)
-    ledger = trained / "ledgers" / next(iter(spent))
+    ledger = trained / next(iter(spent))
     assert command("ledger", "export", str(ledger), "--out", "export.json").code == 0
     checker = Path(__file__).parents[2] / "docs/how-to/check_budget.py"
     files = [str(tmp_path / name) for name in ("export.json", "budget.json")]

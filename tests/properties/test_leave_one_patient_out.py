@@ -25,7 +25,7 @@ from fedcohort.study.analyses.gradient import Gradient
 from fedcohort.study.analyses.kaplan_meier import KaplanMeier
 from fedcohort.study.analyses.newton_gram import NewtonGram
 from fedcohort.study.analyses.whitened import Whitened
-from fedcohort.study.analysis import Analysis, State, Total, Vector
+from fedcohort.study.analysis import LARGEST_PARAMETER, Analysis, State, Total, Vector
 from fedcohort.study.cohort import Cohort, Schema, Task
 from fedcohort.study.linear import Linear
 from fedcohort.study.model import Model
@@ -181,7 +181,8 @@ def model_named(name: str) -> Model:
 
 
 def theta_of(model: Model, spread: float) -> Vector:
-    return model.initial() + spread * np.random.default_rng(2).normal(size=model.size)
+    far = model.initial() + spread * np.random.default_rng(2).normal(size=model.size)
+    return np.clip(far, -LARGEST_PARAMETER, LARGEST_PARAMETER)
 
 
 Sum = Callable[[Cohort], Vector]
@@ -206,7 +207,7 @@ def gradient_step(name: str, _: pytest.MonkeyPatch) -> tuple[Task, float, Sum]:
 def hostile_step(name: str, _: pytest.MonkeyPatch) -> tuple[Task, float, Sum]:
     """The coordinator chooses the parameters, too."""
     analysis = Gradient(model=model_named(name), clip=CLIP)
-    state = State(round=1, arrays={"theta": theta_of(analysis.model, 1e4)})
+    state = State(round=1, arrays={"theta": theta_of(analysis.model, LARGEST_PARAMETER)})
     return analysis.model.task, CLIP, summed(analysis, state)
 
 
@@ -264,7 +265,7 @@ def hostile_map(name: str, _: pytest.MonkeyPatch) -> tuple[Task, float, Sum]:
     """The coordinator chooses the map, as wildly as sites accept."""
     analysis = gram_of(Whitened, name)
     size = analysis.mapped() * analysis.model.size
-    mapping = np.random.default_rng(4).uniform(-1e6, 1e6, size)
+    mapping = np.random.default_rng(4).uniform(-1e4, 1e4, size)
     arrays = {"theta": theta_of(analysis.model, 50.0), "map": mapping}
     return analysis.model.task, CLIP, summed(analysis, State(round=1, arrays=arrays))
 

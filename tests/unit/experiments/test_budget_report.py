@@ -255,10 +255,37 @@ def test_every_epsilon_goes_with_its_terms(save: Save, busy: Any) -> None:
 def test_the_guarantee_is_one_sentence_with_the_ledgers_numbers(save: Save, busy: Any) -> None:
     page = render_budget(made(save(busy)))
     assert "even if the coordinator and up to c = 1 other hospital pool" in page
-    assert "at most a factor e^3 = 20.09, but for a chance of 1e-05" in page
+    assert "at most a factor e^3 = 20.09, plus δ = 1e-05." in page
     assert "with two, ε is 6.622, with three 10.76" in page
     assert "The staff of the hospital" in page
     assert "That the hospital took part" in page
+    assert "How long the hospital took to answer." in page
+    assert "More than c = 1 other hospital that pools" in page
+    assert "rests on the ciphers of the masks" in page
+
+
+def test_only_masked_shares_rest_on_ciphers_and_only_samples_on_a_grid(
+    save: Save, made_ledger: Make
+) -> None:
+    alone = render_budget(made(save(made_ledger().plan("each", sharing="each"))))
+    assert "ciphers of the masks" not in alone
+    assert "discrete on a fine grid" not in alone
+    page = render_budget(made(save(made_ledger().plan("samples", 8.0, q=0.1))))
+    assert "ciphers of the masks" not in page
+    assert "by less than 4e-4 with d = 20 and T = 100." in page
+
+
+def test_an_unused_ledger_says_against_whom_and_why_its_epsilons_differ(
+    save: Save, made_ledger: Make
+) -> None:
+    page = render_budget(made(save(made_ledger())))
+    assert "the coordinator and the other hospitals that its future plans name pool every" in page
+    assert "the order was fixed beforehand" in page
+    assert "1 entry, 2026" in page
+    used = render_budget(made(save(made_ledger().plan("a", planned=1, made=1))))
+    assert "the order was fixed beforehand" not in used
+    assert "4 entries, 2026" in used
+    assert "So far: 1 noisy sum of 1 plan." in used
 
 
 def test_the_events_of_the_page_cost_what_the_page_says(save: Save, busy: Any) -> None:
@@ -365,7 +392,7 @@ def test_of_a_run_the_first_repeat_of_each_arm_is_shown(save: Save, made_ledger:
     folder = run_folder(save, made_ledger)
     document = made(folder)
     assert [hospital["source"] for hospital in document["hospitals"]] == [
-        f"{arm}-repeat0/{hospital}.ledger"
+        f"ledgers/{arm}-repeat0/{hospital}.ledger"
         for arm in ("dp_each-eps3", "dp_sum-eps3", "dp_sum-eps10")
         for hospital in ("north", "south")
     ]
@@ -374,6 +401,9 @@ def test_of_a_run_the_first_repeat_of_each_arm_is_shown(save: Save, made_ledger:
     assert "the ledgers of further repeats (6)" in page
     assert page.count('aria-labelledby="ledger-') >= 3
     assert "north / south" in page  # one section for hospitals of which the same holds
+    assert "rows at any one of north, south were used" in page
+    assert "该患者在 north、south 中任意一家 的记录" in page
+    assert "fedcohort ledger verify ledgers/dp_each-eps3-repeat0/north.ledger" in page
     assert len(made(folder, everything=True)["hospitals"]) == 12
 
 
@@ -385,6 +415,19 @@ def test_a_folder_of_ledgers_and_single_files_do_too(
     document = made(tmp_path / "folder", other)
     assert [h["statement"]["hospital"] for h in document["hospitals"]] == ["one", "two"]
     assert made(one)["hospitals"][0]["source"] == "one.ledger"
+
+
+def test_a_ledger_that_is_given_twice_is_told_of_once(
+    save: Save, made_ledger: Make, tmp_path: Path
+) -> None:
+    ledger = made_ledger("one").plan("a")
+    one, again = save(ledger, "folder/one.ledger"), save(ledger, "one.json")
+    other = save(made_ledger("two").plan("a"), "two.json")
+    document = made(one, again, other, one.parent, one)
+    assert [hospital["source"] for hospital in document["hospitals"]] == ["one.ledger", "two.json"]
+    folder = run_folder(save, made_ledger)
+    assert made(folder, folder / ".") == made(folder)  # what is left out is not counted twice
+    assert len(made(tmp_path / "folder")["hospitals"]) == 1
 
 
 def test_a_ledger_file_is_read_as_it_is(tmp_path: Path) -> None:
@@ -414,7 +457,7 @@ def test_broken_and_missing_ledgers_are_refused(
     path.write_text(path.read_text().replace("25.0", "52.0"), encoding="utf-8")
     assert refusal(lambda: made(path)) == "ledger_broken"
     path.write_text("not JSON", encoding="utf-8")
-    assert refusal(lambda: made(path)) == "ledger_broken"
+    assert refusal(lambda: made(path)) == "ledger_unreadable"
     assert refusal(lambda: made(tmp_path / "none.ledger")) == "ledger_missing"
     (tmp_path / "empty").mkdir()
     assert refusal(lambda: made(tmp_path / "empty")) == "ledger_missing"
@@ -589,7 +632,9 @@ def pair(save: Save, made_ledger: Make, busy: Any, tmp_path: Path) -> tuple[Path
 def test_the_checker_computes_the_same(pair: tuple[Path, Path]) -> None:
     done = check(*pair)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "The chain is whole, and the report says what it says." in done.stdout
+    assert (
+        "The chain is whole, no entry breaks a rule, and the report says the same." in done.stdout
+    )
     assert done.stdout.count("same ") == 13
     assert check(pair[0].with_name("other.json"), pair[1]).returncode == 0
 
@@ -637,3 +682,186 @@ def test_the_checker_finds_a_ledger_that_was_touched(
     done = check(ledger, report)
     assert done.returncode == 1
     assert done.stderr.startswith("WRONG")
+
+
+def reserve_of(z: float | None = 50.0, **changes: Any) -> dict[str, Any]:
+    noise = {"family": "discrete_gaussian", "noise_multiplier": z, "sampling_probability": 1.0}
+    plan = {
+        "plan_sha256": "a" * 64,
+        "study": "forged",
+        "purpose": "forged",
+        "analysis": "descent",
+        "rounds": 3,
+        "releases": 3 if z else 0,
+        "mechanism": noise if z else None,
+        "clip": 1.5 if z else None,
+        "sharing": "sum" if z else None,
+        "min_survivors": 4,
+        "colluders": 1,
+        "masked": True,
+    }
+    return {"kind": "reserve", "body": {**plan, **changes}}
+
+
+def charge_of(number: Any, z: float | None = 50.0, **changes: Any) -> dict[str, Any]:
+    plan = reserve_of(z)["body"]
+    body = {name: plan[name] for name in ("plan_sha256", "mechanism")}
+    body |= {"round": number, "releases": 1 if z else 0}
+    return {"kind": "charge", "body": {**body, **changes}}
+
+
+CLOSE = {"kind": "close", "body": {"plan_sha256": "a" * 64}}
+PLAN = reserve_of()
+SAMPLES = {"family": "sampled_gaussian", "noise_multiplier": 50.0, "sampling_probability": 0.1}
+ALLOWED: dict[str, list[dict[str, Any]]] = {
+    "nothing": [],
+    "a plan": [PLAN, charge_of(0), charge_of(2), CLOSE],
+    "samples": [
+        reserve_of(sharing="local", mechanism=SAMPLES),
+        charge_of(1, mechanism=SAMPLES, releases=3),
+    ],
+    "a plan that ended before a charge": [PLAN, CLOSE, PLAN, charge_of(0), CLOSE],
+    "a refusal": [{"kind": "refuse", "body": {"asked": "reserve", "code": "budget_exceeded"}}],
+}
+FORGED: dict[str, tuple[list[dict[str, Any]], str]] = {
+    "again after its end": (
+        [PLAN, charge_of(0), CLOSE, PLAN, charge_of(0)],
+        "reserves a plan a second time",
+    ),
+    "again while open": ([PLAN, PLAN], "reserves a plan a second time"),
+    "again with less": ([PLAN, reserve_of(releases=1)], "reserves a plan a second time"),
+    "overspent": ([reserve_of(1.0)], "brings the ledger above its limit"),
+    "overspent by little": (
+        [PLAN, *(reserve_of(10.0, plan_sha256=name * 64) for name in "bcdefghijklmnopqrstuvwxyz")],
+        "brings the ledger above its limit",
+    ),
+    "no plan": ([charge_of(0)], "its plan is unknown or has ended"),
+    "after its end": ([PLAN, CLOSE, charge_of(0)], "its plan is unknown or has ended"),
+    "ended twice": ([PLAN, CLOSE, CLOSE], "its plan is unknown or has ended"),
+    "round again": ([PLAN, charge_of(1), charge_of(1)], "a round that was paid before"),
+    "round before": ([PLAN, charge_of(1), charge_of(0)], "a round that was paid before"),
+    "negative round": ([PLAN, charge_of(-1)], "a round that was paid before"),
+    "half a round": ([PLAN, charge_of(0.5)], "charges no number"),
+    "round too many": ([PLAN, charge_of(3)], "a round that its plan does not have"),
+    "other noise": ([PLAN, charge_of(0, 60.0)], "charges other noise than its plan reserved"),
+    "no noise": ([PLAN, charge_of(0, None)], "charges other noise than its plan reserved"),
+    "sums too many": ([PLAN, charge_of(0, releases=4)], "charges more than its plan reserved"),
+    "sums given back": ([PLAN, charge_of(0, releases=-1)], "charges no number"),
+    "negative plan": ([reserve_of(releases=-9)], "reserves no number"),
+    "not allowed": ([reserve_of(None)], "reserves what the ledger was not opened for"),
+    "bare shares": ([reserve_of(masked=False)], "shares noise out and does not mask the sums"),
+    "free noise": ([reserve_of(float("inf"))], "an unknown mechanism"),
+    "unknown noise": (
+        [reserve_of(mechanism={**SAMPLES, "family": "laplace"})],
+        "an unknown mechanism",
+    ),
+    "unknown kind": ([{"kind": "gift", "body": {}}], "is of the unknown kind 'gift'"),
+    "opened again": ([{"kind": "open", "body": {}}], "a ledger is opened once, first of all"),
+}
+
+
+def chained(entries: list[dict[str, Any]], first: int = 1) -> list[str]:
+    """Compute numbers and hashes anew, as somebody would who forges a ledger."""
+    texts: list[str] = []
+    for number, entry in enumerate(entries, start=first):
+        previous = hashlib.sha256(texts[-1].encode()).hexdigest() if texts else "0" * 64
+        known = {**entry, "number": number, "previous": previous}
+        text = json.dumps(known, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        texts.append(text)
+    return texts
+
+
+def forged(
+    ledger: Path, more: list[dict[str, Any]], *, first: int = 1, **budget: Any
+) -> subprocess.CompletedProcess[str]:
+    """Check a ledger with further entries, or another budget, whose hashes are all right."""
+    document = json.loads(ledger.read_text(encoding="utf-8"))
+    entries = [json.loads(text) for text in document["entries"]]
+    entries[0]["body"]["budget"] |= budget
+    document["entries"] = chained([*entries, *more], first)
+    ledger.write_text(json.dumps(document), encoding="utf-8")
+    return check(ledger, ledger.with_name("b.json"))
+
+
+@pytest.mark.parametrize("name", ALLOWED)
+def test_the_checker_lets_what_the_rules_allow_pass_on_to_the_report(
+    pair: tuple[Path, Path], name: str
+) -> None:
+    done = forged(pair[0], ALLOWED[name])
+    if ALLOWED[name]:
+        assert done.stderr.startswith("WRONG: the report knows no ledger whose head is")
+    else:
+        assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("name", FORGED)
+def test_the_checker_finds_an_entry_that_no_rule_allows(pair: tuple[Path, Path], name: str) -> None:
+    more, why = FORGED[name]
+    done = forged(pair[0], more)
+    assert done.returncode == 1
+    assert done.stderr.startswith("WRONG: ")
+    assert why in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("budget", "why"),
+    [
+        ({"limit": 99.0}, "another order or limit"),
+        ({"order": 9}, "another order or limit"),
+        ({"epsilon": 4.0}, "another order or limit"),
+        ({"delta": 2.0}, "a budget that cannot be"),
+    ],
+)
+def test_the_checker_finds_an_opening_that_states_another_limit(
+    pair: tuple[Path, Path], budget: dict[str, Any], why: str
+) -> None:
+    done = forged(pair[0], [], **budget)
+    assert done.returncode == 1
+    assert why in done.stderr
+
+
+def test_the_checker_finds_gaps_and_texts_that_are_not_canonical(pair: tuple[Path, Path]) -> None:
+    ledger = pair[0]
+    kept = ledger.read_text(encoding="utf-8")
+    assert "entry 1 does not follow the one before" in forged(ledger, [], first=2).stderr
+    document = json.loads(kept)
+    document["entries"][0] = document["entries"][0].replace(",", ", ", 1)
+    ledger.write_text(json.dumps(document), encoding="utf-8")
+    assert "entry 1 is not in its canonical form" in check(*pair).stderr
+    ledger.write_text(json.dumps({**document, "entries": []}), encoding="utf-8")
+    assert "the export holds no entry" in check(*pair).stderr
+
+
+def test_the_checker_finds_a_report_that_tells_of_a_ledger_twice(pair: tuple[Path, Path]) -> None:
+    document = json.loads(pair[1].read_text(encoding="utf-8"))
+    document["hospitals"].append(copy.deepcopy(document["hospitals"][1]))
+    document["hospitals"][2]["statement"]["spent"]["rdp"] = 0.0
+    pair[1].write_text(json.dumps(document), encoding="utf-8")
+    assert "tells of this ledger more than once" in check(*pair).stderr
+
+
+def test_the_checker_says_in_one_line_what_it_cannot_read(
+    pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    ledger, report = pair
+    for name, content in {
+        "binary": b"SQLite\x00\xff\xfe",
+        "text": b"nothing",
+        "list": b"[]",
+        "empty": b"{}",
+        "deep": b"[" * 100_000,
+        "numbers": b'{"entries": [1, 2]}',
+        "words": b'{"entries": ["[]"]}',
+    }.items():
+        (tmp_path / name).write_bytes(content)
+        for files in ((tmp_path / name, report), (ledger, tmp_path / name)):
+            done = check(*files)
+            assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
+            assert done.stderr.startswith("WRONG: ")
+    assert check(tmp_path / "none", report).stderr.startswith("WRONG: FileNotFoundError")
+    assert check(tmp_path, report).stderr.startswith("WRONG: IsADirectoryError")
+    few: list[list[Path]] = [[], [ledger], [ledger, report, report]]
+    for named in few:
+        done = check(*named)
+        assert (done.returncode, done.stderr[:6]) == (1, "usage:")

@@ -77,6 +77,14 @@ def test_spent_set_aside_and_left_are_the_whole_budget(made_ledger: Make) -> Non
         assert plan["epsilon_together"] == pytest.approx(google_epsilon(together, 1e-5), rel=1e-9)
 
 
+def test_a_plan_that_begins_again_was_reserved_when_it_did(made_ledger: Make) -> None:
+    ledger = made_ledger().plan("one", made=0, plan_sha256="a" * 64)
+    told = statement(ledger.plan("one", made=2, plan_sha256="a" * 64).entries)
+    (plan,) = told["plans"]
+    assert plan["reserved_at"] == ledger.entries[3].time
+    assert plan["last_release_at"] == ledger.entries[5].time
+
+
 def test_samples_and_sums_are_added_up_together(made_ledger: Make) -> None:
     ledger = made_ledger().plan("sums", 25.0).plan("samples", 8.0, q=0.1, planned=50, made=50)
     told = statement(ledger.entries)

@@ -49,7 +49,7 @@ def privacy_terms(draw: st.DrawFn, sites: int) -> PrivacyTerms:
         delta=draw(st.floats(min_value=1e-12, max_value=0.5)),
         noise_multiplier=draw(POSITIVE),
         releases=draw(st.integers(1, 1000)),
-        clip=draw(POSITIVE),
+        clip=draw(st.floats(min_value=1e-3, max_value=1e6)),
         sharing=sharing,
         min_survivors=survivors,
         colluders=draw(st.integers(0, survivors - 1)),

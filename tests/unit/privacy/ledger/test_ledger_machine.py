@@ -108,7 +108,9 @@ class Account:
         return ("reserve", name) in self.words
 
     def closed(self, name: str) -> bool:
-        return ("close", name) in self.words
+        """Whether its last word is an end: without a charge, a plan may begin again."""
+        said = [w[0] for w in self.words if w[:2] in (("reserve", name), ("close", name))]
+        return said[-1:] == ["close"]
 
     def cost(self, name: str, releases: int) -> float:
         mechanism = PLANS[name].mechanism
@@ -133,8 +135,10 @@ class Account:
     def on_reserve(self, name: str) -> str | None:
         """The code of a refusal; `nothing` where nothing changes; None where it is allowed."""
         asked = PLANS[name]
-        if self.reserved(name):
-            return "plan_closed" if self.closed(name) else "nothing"
+        if self.reserved(name) and not self.closed(name):
+            return "nothing"
+        if self.rounds(name):
+            return "plan_closed"
         if self.held + self.cost(name, asked.releases) > LIMIT * (1 + 1e-9):
             return "budget_exceeded"
         return None

@@ -482,7 +482,7 @@ def test_a_reservation_and_a_charge_take_milliseconds(
             f"\nmedian of 25: fsync {fsync:.2f} ms, reserve {reserve:.2f} ms, "
             f"charge {charge:.2f} ms"
         )
-    # Each is nine syncs, of the journal, the file, the head and their folder.
+    # Each is seven syncs: the journal twice, the file, the head, and their folder three times.
     assert reserve < max(20.0, 15 * fsync)
     assert charge < max(20.0, 15 * fsync)
 
