@@ -72,12 +72,12 @@ picture: $(RUN)  ## remake the README's picture: heart-disease, 20 repeats, epsi
 
 ## ---- tests; none of them leaves this machine
 
-.PHONY: test test-fast test-all test-attacks test-audit test-pages coverage
+.PHONY: test test-fast test-all test-attacks test-audit test-pages coverage test-deploy
 test: $(DEV)  ## every test but the slow ones and those that need a browser
-	@$(PY_VENV) -m pytest -q $(PARALLEL) -m "not slow and not browser" $(ARGS)
+	@$(PY_VENV) -m pytest -q $(PARALLEL) -m "not slow and not browser and not deploy" $(ARGS)
 
 test-fast: $(DEV)  ## unit tests only, stopping at the first failure
-	@$(PY_VENV) -m pytest -q -x -m "not slow and not browser" tests/unit $(ARGS)
+	@$(PY_VENV) -m pytest -q -x -m "not slow and not browser and not deploy" tests/unit $(ARGS)
 
 test-all: $(DEV)  ## every test there is, the slow ones and the browser's too
 	@$(PY_VENV) -m pytest -q $(PARALLEL) $(ARGS)
@@ -91,8 +91,11 @@ test-audit: $(DEV)  ## 4,000 trainings with one patient and without, against the
 test-pages: $(DEV)  ## open the reports in the system's Chromium (chromium, chromedriver)
 	@$(PY_VENV) -m pytest -q -m browser $(ARGS)
 
+test-deploy: $(DEV)  ## a coordinator and three sites over TLS on loopback, beside Flower's own way (7 minutes)
+	@$(PY_VENV) -m pytest -q -s -m deploy tests/integration/deployed $(ARGS)
+
 coverage: $(DEV)  ## the tests of `make test` with branch coverage
-	@$(PY_VENV) -m pytest -q $(PARALLEL) -m "not slow and not browser" --cov --cov-report=term $(ARGS)
+	@$(PY_VENV) -m pytest -q $(PARALLEL) -m "not slow and not browser and not deploy" --cov --cov-report=term $(ARGS)
 
 ## ---- habits
 

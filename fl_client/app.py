@@ -1,8 +1,8 @@
 """The hospital's Flower ClientApp: translate and delegate, nothing else.
 
-`query.propose` hands over a plan, `train.report` answers a round with a vector, `query.close` ends
-a plan, and one query per phase carries secure aggregation. An error leaves as its code in a
-record of the same shape as every refusal; its text stays here.
+`query.hello` says which site is here, `query.propose` hands over a plan, `train.report` answers a
+round with a vector, `query.close` ends a plan, and one query per phase carries secure aggregation.
+An error leaves as its code in a record of the same shape as every refusal; its text stays here.
 """
 
 from __future__ import annotations
@@ -17,21 +17,34 @@ from flwr.clientapp import ClientApp
 from ..privacy.errors import FedCohortError, ProtocolError
 from .node import Node, SecAggRequest
 
-__all__ = ["PHASES", "client_app"]
+__all__ = ["PHASES", "client_app", "refusal"]
 
 PHASES = ("advertise", "share", "acknowledge", "commit", "unmask")
 
 _log = logging.getLogger(__name__)
 
 
-def client_app(node_of: Callable[[Context], Node]) -> ClientApp:
+def client_app(
+    node_of: Callable[[Context], Node], *, roster: Callable[[], str] = lambda: "simulation"
+) -> ClientApp:
     """Return the ClientApp of a hospital.
 
     Args:
         node_of: Finds the node that a Flower context belongs to: a simulation looks among
             its sites, a deployed worker has just one.
+        roster: Tells the roster that the site pinned, as plans name it.
     """
     app = ClientApp()
+
+    @app.query("hello")
+    def hello(message: Message, context: Context) -> Message:
+        """Say which site this is, and the roster it pinned."""
+
+        def answer() -> RecordDict:
+            site = node_of(context).site
+            return RecordDict({"answer": ConfigRecord({"site": site, "roster": roster()})})
+
+        return _reply(message, answer)
 
     @app.query("propose")
     def propose(message: Message, context: Context) -> Message:
@@ -106,15 +119,16 @@ def _reply(message: Message, answer: Callable[[], RecordDict]) -> Message:
         content = answer()
     except FedCohortError as error:
         _log.warning("refused: %s (%s)", error, error.code)
-        content = _refusal(error.code, error.exit_code)
+        content = refusal(error.code, error.exit_code)
     except Exception as error:  # any text of a library may hold a patient's value
         where = "".join(traceback.format_tb(error.__traceback__))
         _log.error("a round failed at this site: %s\n%s", type(error).__name__, where)
         _log.debug("its text", exc_info=error)  # for the hospital that asks for it, on its screen
-        content = _refusal("site_error", ProtocolError.exit_code)
+        content = refusal("site_error", ProtocolError.exit_code)
     return Message(content, reply_to=message)
 
 
-def _refusal(code: str, exit_code: int) -> RecordDict:
+def refusal(code: str, exit_code: int) -> RecordDict:
+    """Return a no: a code of constant length, and nothing else."""
     # Padded: the length of a refusal says nothing.
     return RecordDict({"refused": ConfigRecord({"code": code.ljust(48)[:48], "exit": exit_code})})

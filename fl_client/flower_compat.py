@@ -1,0 +1,203 @@
+"""What a hospital's node takes from inside Flower 1.41, and nothing else does at the client.
+
+A worker of our own takes tasks from Flower's SuperNode over its Runtime API (plain HTTP on
+loopback, with a secret), and Flower's SuperNode is started with two changes: it looks for messages
+more often while a study runs, and it never opens an app bundle. A contract test pins Flower's
+version and each symbol.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import httpx
+from flwr.app import Context, Message
+from flwr.common.constant import SubStatus
+from flwr.proto.runtime_pb2 import AcquireTaskRequest, SendTaskHeartbeatRequest
+from flwr.supercore.interceptors import (
+    RuntimeTokenHttpInterceptor,
+    RuntimeVersionHttpInterceptor,
+    SuperExecAuthHttpInterceptor,
+)
+from flwr.supercore.retry import RetryInvoker, exponential
+from flwr.supercore.runtime import RuntimeHttpClient
+from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
+
+__all__ = ["NodeGoneError", "NodeLink", "OpenTask", "TaskInput", "run_supernode"]
+
+_COMPONENT = "flwr-clientapp"
+_ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
+_PATIENCE_S = 15.0  # for a node that does not answer while a task is open
+_HEARTBEAT_S = 12.0  # Flower gives a task up after 30 to 60 s without one
+
+
+class NodeGoneError(Exception):
+    """The SuperNode does not answer, or knows neither our secret nor our task."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskInput:
+    """What a task is.
+
+    Attributes:
+        message: What the coordinator sent.
+        context: Flower's context.
+        bundle: The app bundle it came with, as bytes.
+    """
+
+    message: Message
+    context: Context
+    bundle: bytes
+
+
+class NodeLink:
+    """The worker's way to its own SuperNode.
+
+    Args:
+        address: HOST:PORT of the SuperNode's Runtime API; loopback.
+        secret: What SuperNode and worker share.
+    """
+
+    def __init__(self, address: str, secret: bytes) -> None:
+        self._address = address
+        knock = SuperExecAuthHttpInterceptor(
+            master_secret=secret, protected_methods=frozenset({_ACQUIRE})
+        )
+        self._client = _client(address, [knock], patience_s=0.0)
+
+    def next_task(self) -> OpenTask | None:
+        """Take the next task, if there is one.
+
+        Raises:
+            NodeGoneError: Nobody answers, or the secret is not theirs.
+        """
+        request = AcquireTaskRequest(supported_task_types=[_COMPONENT])
+        try:
+            found = self._client.AcquireTask(request)
+        except (httpx.HTTPError, ValueError) as error:
+            raise NodeGoneError(type(error).__name__) from error
+        if not (found.HasField("task") and found.token):
+            return None
+        return OpenTask(self._address, found.token)
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        self._client.close()
+
+
+class OpenTask:
+    """A task that was taken: read it, answer it, close it."""
+
+    def __init__(self, address: str, token: str) -> None:
+        self._client = _client(
+            address, [RuntimeTokenHttpInterceptor(token)], patience_s=_PATIENCE_S
+        )
+        self._closed = threading.Event()
+        threading.Thread(target=self._beat, name="task-heartbeat", daemon=True).start()
+
+    def read(self) -> TaskInput:
+        """Return what is asked.
+
+        Raises:
+            NodeGoneError: The SuperNode does not answer, or gave the task up.
+        """
+        try:
+            message, context, _, bundle = pull_task_input(self._client)
+        except (httpx.HTTPError, ValueError, RuntimeError) as error:
+            raise NodeGoneError(type(error).__name__) from error
+        return TaskInput(message=message, context=context, bundle=bundle.content)
+
+    def answer(self, reply: Message, context: Context) -> None:
+        """Send the answer and end the task.
+
+        Raises:
+            NodeGoneError: As `read`.
+        """
+        try:
+            push_message(self._client, reply, context)
+            push_task_output(self._client, context, SubStatus.COMPLETED, "")
+        except (httpx.HTTPError, ValueError, RuntimeError) as error:
+            raise NodeGoneError(type(error).__name__) from error
+
+    def close(self) -> None:
+        """Let go of the task."""
+        self._closed.set()
+        self._client.close()
+
+    def _beat(self) -> None:
+        while not self._closed.wait(_HEARTBEAT_S):
+            try:
+                self._client.SendTaskHeartbeat(SendTaskHeartbeatRequest())
+            except (httpx.HTTPError, ValueError, RuntimeError):
+                continue  # the task's own calls will say
+
+
+def _client(address: str, interceptors: Sequence[Any], *, patience_s: float) -> RuntimeHttpClient:
+    retry = RetryInvoker(
+        lambda: exponential(max_delay=2),
+        httpx.TransportError,
+        max_tries=None if patience_s else 1,
+        max_time=patience_s or None,
+    )
+    return RuntimeHttpClient.from_server_address(
+        address,
+        True,  # plain HTTP: loopback only
+        None,
+        interceptors=[RuntimeVersionHttpInterceptor(component_name=_COMPONENT), *interceptors],
+        retry_invoker=retry,
+    )
+
+
+class _Pace:
+    """Stands in for `time` where the SuperNode waits.
+
+    It waits 3 s where no message came, and 0.5 s for the worker's answer. While a study runs we
+    look again after `busy_s`; else as seldom as Flower does.
+    """
+
+    _IDLE_S = 3.0
+
+    def __init__(self, busy_s: float, busy_for_s: float) -> None:
+        self._busy_s = busy_s
+        self._busy_for_s = busy_for_s
+        self._last_work = time.monotonic()
+
+    def sleep(self, seconds: float) -> None:
+        """Sleep no longer than makes sense now."""
+        now = time.monotonic()
+        if seconds < self._IDLE_S:  # an answer is being made
+            self._last_work = now
+            seconds = min(seconds, self._busy_s / 2)
+        elif now - self._last_work < self._busy_for_s:
+            seconds = self._busy_s
+        time.sleep(seconds)
+
+
+def run_supernode(
+    arguments: Sequence[str], *, busy_s: float = 0.25, busy_for_s: float = 60.0
+) -> None:
+    """Run Flower's `flower-supernode` in this process, with the two changes named above.
+
+    Args:
+        arguments: As on its command line.
+        busy_s: Pause between looks while a study runs, seconds.
+        busy_for_s: How long after a message a study counts as running, seconds.
+    """
+    internal = importlib.import_module("flwr.supernode.start_client_internal")
+    cli = importlib.import_module("flwr.supernode.cli.flower_supernode")
+    cli = sys.modules["flwr.supernode.cli.flower_supernode"]  # a function has the same name
+    pace = _Pace(busy_s, busy_for_s)
+    internal.time = SimpleNamespace(sleep=pace.sleep)  # type: ignore[attr-defined]
+    # Nothing of ours reads a run's configuration, so the node has no reason to open a bundle.
+    internal.get_fused_config_from_fab = (  # type: ignore[attr-defined]
+        lambda content, run: {}
+    )
+    sys.argv = ["flower-supernode", *arguments]
+    cli.flower_supernode()

@@ -1,0 +1,200 @@
+"""The site's extract: where it lies, which columns play which part, and the cohort it gives.
+
+`mapping.yaml` says it, in strict YAML. Columns that neither the mapping nor the policy names are
+dropped before anything looks at them. The fingerprint binds approvals to this extract: the
+table's bytes, the codebook and the mapping; opt-outs change it not, or a withdrawal would need
+two people.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Collection
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import pandas as pd
+
+from ..datasets.codebook import Codebook, read_codebook
+from ..datasets.extract import ONE_ROW_EACH, DataWarning, LoadOptions, Source
+from ..datasets.readers import read_table
+from ..datasets.table import build_extract
+from ..privacy.errors import DataError, PolicyError
+from ..study.cohort import Cohort
+from ._fields import Fields
+from .plain_text import check_text, inside
+from .strict_yaml import read_yaml
+
+__all__ = ["MAPPING_FORMAT", "SiteData", "mapping_template"]
+
+MAPPING_FORMAT = "fedcohort.mapping/1"
+_SITE = "fedcohort site"  # the column that every extract gets: one hospital, this one
+_TEMPLATE = """\
+# Where this hospital's extract lies and what its columns are. Paths are below this folder.
+schema: fedcohort.mapping/1
+table: data/extract.csv          # CSV or Parquet, one row a record
+codebook: data/codebook.yaml     # the study's, the same in every hospital
+patient: patient_id              # column of the patient's token; or one_row_each
+outcome: outcome                 # a yes/no column; for survival: time and event instead
+# positive: "1"                  # the outcome's value that counts as an event
+# time: days                     # days until the event or the end of follow-up
+# event: died                    # 1 where the event was seen
+# features: [age, sex]           # default: every column of the codebook
+# exclude: []
+"""
+
+
+@dataclass(frozen=True, kw_only=True)  # no slots: what was read is kept
+class SiteData:
+    """One site's extract, as its mapping describes it.
+
+    Attributes:
+        site: The hospital's name in plans.
+        table: The file.
+        codebook: Read from its file.
+        options: What the mapping says of the columns.
+    """
+
+    site: str
+    table: Path
+    codebook: Codebook
+    options: LoadOptions
+
+    @classmethod
+    def read(cls, folder: Path, site: str) -> SiteData:
+        """Read `mapping.yaml` and the codebook it names, of a site's folder.
+
+        Raises:
+            PolicyError: `yaml_...`, `text_not_plain` or `path_outside`.
+            DataError: The codebook breaks a rule.
+        """
+        fields = Fields(read_yaml(folder / "mapping.yaml"), "mapping.yaml")
+        fields.choice("schema", (MAPPING_FORMAT,))
+
+        def column(key: str) -> str | None:
+            return fields.text(key, most=100) if fields.has(key) else None
+
+        def columns(key: str) -> tuple[str, ...] | None:
+            return fields.texts(key, check_text) if fields.has(key) else None
+
+        options = LoadOptions(
+            site=_SITE,
+            patient=fields.text("patient", most=100),
+            outcome=column("outcome"),
+            positive=column("positive"),
+            time=column("time"),
+            event=column("event"),
+            features=columns("features"),
+            exclude=columns("exclude") or (),
+        )
+        table = inside(folder, fields.path("table"), "mapping.yaml, table")
+        codebook = inside(folder, fields.path("codebook"), "mapping.yaml, codebook")
+        fields.done()
+        return cls(site=site, table=table, codebook=read_codebook(codebook), options=options)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns that a cohort is made of, for `check_plan`; no record is read for it."""
+        parts = (self.options.outcome, self.options.time, self.options.event)
+        late = {column.name for column in self.codebook.columns if column.after_outcome}
+        used = self.options.features
+        if used is None:
+            used = tuple(name for name in self.codebook.by_name if name not in late)
+        named = [*used, *(part for part in parts if part is not None)]
+        return tuple(name for name in dict.fromkeys(named) if name not in self.options.exclude)
+
+    def check_opt_out(self, named: str) -> None:
+        """Refuse an opt-out list that could not be applied, for want of a patient column.
+
+        Args:
+            named: `dataset.opt_out_file` of the policy; empty where it names none.
+
+        Raises:
+            PolicyError: `opt_out_no_patient`.
+        """
+        if named and self.options.patient == ONE_ROW_EACH:
+            raise PolicyError(
+                "opt_out_no_patient",
+                "the policy names an opt-out list and mapping.yaml no column of patients",
+                hint="Name the column in mapping.yaml; or leave dataset.opt_out_file out.",
+            )
+
+    @cached_property
+    def table_sha256(self) -> str:
+        """Hash of the table's bytes, at first sight."""
+        return _sha256(self.table)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of the table's bytes, the codebook and the mapping, as they were at first sight.
+
+        Raises:
+            DataError: `unreadable_table`.
+        """
+        options = dataclasses.asdict(self.options)
+        document = {
+            "codebook": self.codebook.sha256,
+            "options": {key: value for key, value in options.items() if key != "codebook"},
+            "table": self.table_sha256,
+        }
+        text = json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return hashlib.sha256(bytes(text, "utf-8")).hexdigest()
+
+    def cohort(self, allowed: Collection[str] = ()) -> tuple[Cohort, tuple[DataWarning, ...]]:
+        """Read the extract.
+
+        Args:
+            allowed: Further columns that the policy allows: subgroups are made of them.
+
+        Returns:
+            The cohort, opt-outs still in it (see `OptOut.left`), and what was noticed.
+
+        Raises:
+            PolicyError: `data_changed`: the table is not the one of the fingerprint.
+            DataError: The table breaks a rule.
+        """
+        expected = self.table_sha256
+        frame, notes = read_table(self.table)
+        if _sha256(self.table) != expected:
+            raise PolicyError(
+                "data_changed",
+                "the extract changed while the node was running",
+                hint="Restart the node; plans approved for the other extract are approved anew.",
+            )
+        options = self.options
+        if options.patient == ONE_ROW_EACH and ONE_ROW_EACH in frame.columns:
+            raise DataError("one_column_two_parts", "a column is named one_row_each")
+        kept = {*self.columns, *allowed, options.patient}
+        frame = frame[[name for name in frame.columns if name in kept]]
+        frame = frame.assign(**{_SITE: pd.Series([self.site] * len(frame), dtype="str")})
+        exclude = tuple(name for name in options.exclude if name in frame.columns)
+        extract = build_extract(
+            frame,
+            dataclasses.replace(options, exclude=exclude),
+            self.codebook,
+            name=self.table.stem,
+            source=Source(title=self.table.name),
+            notes=notes,
+        )
+        (cohort,) = extract.cohorts
+        return cohort, extract.warnings
+
+
+def mapping_template() -> str:
+    """Return the commented mapping that `fedcohort site init` writes."""
+    return _TEMPLATE
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(
+            "unreadable_table",
+            f"{path} cannot be read",
+            hint="Put the extract where mapping.yaml says, readable for the node.",
+        ) from error

@@ -1,0 +1,176 @@
+"""The resident worker: takes the node's tasks, one after the other, in this one process.
+
+Flower's own way starts a Python for every message and runs the code that the message's bundle
+brings. Here the gate comes first, and what runs is the ClientApp of the installed release,
+imported once. Whatever goes wrong leaves as a code of constant size.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Protocol
+
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+
+from ..hosting import follow_parent, read_private
+from ..privacy.errors import FedCohortError, PolicyError, ProtocolError
+from .app import client_app, refusal
+from .bundle import check_bundle, default_allow_list
+from .flower_compat import NodeGoneError, NodeLink, TaskInput
+from .node import Node
+
+__all__ = ["Worker", "app", "main"]
+
+_log = logging.getLogger(__name__)
+_QUICK_S = 0.1  # pause between looks soon after a task
+_SLOW_S = 0.5  # and later
+_QUICK_FOR_S = 30.0
+_GONE_S = 2.0  # pause after the SuperNode did not answer
+
+
+class Task(Protocol):
+    """A task that was taken."""
+
+    def read(self) -> TaskInput:
+        """Return what is asked."""
+        ...
+
+    def answer(self, reply: Message, context: Context) -> None:
+        """Send the answer and end the task."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the task."""
+        ...
+
+
+class Tasks(Protocol):
+    """Where tasks come from."""
+
+    def next_task(self) -> Task | None:
+        """Take the next task, if there is one."""
+        ...
+
+
+class Worker:
+    """See the module's docstring.
+
+    Args:
+        tasks: Where tasks come from.
+        run: The ClientApp.
+        allowed: SHA-256 of the bundles that this site allows.
+        stop: Set from outside to end after the task at hand.
+    """
+
+    def __init__(
+        self,
+        tasks: Tasks,
+        run: Callable[[Message, Context], Message],
+        *,
+        allowed: Collection[str],
+        stop: threading.Event,
+    ) -> None:
+        self._tasks = tasks
+        self._run = run
+        self._allowed = frozenset(allowed)
+        self._stop = stop
+        self._last_task = time.monotonic()
+
+    def serve(self) -> None:
+        """Take tasks until told to stop; a SuperNode that restarts is waited for."""
+        while not self._stop.is_set():
+            self._stop.wait(self.step())
+
+    def step(self) -> float:
+        """Look once; return how long to wait before the next look, seconds."""
+        try:
+            task = self._tasks.next_task()
+        except NodeGoneError as gone:
+            _log.info("the node does not answer: %s", gone)
+            return _GONE_S
+        if task is None:
+            recent = time.monotonic() - self._last_task < _QUICK_FOR_S
+            return _QUICK_S if recent else _SLOW_S
+        try:
+            asked = task.read()
+            task.answer(self.answer_to(asked), asked.context)
+        except NodeGoneError as gone:
+            _log.warning("a task was lost with the node: %s", gone)
+        finally:
+            task.close()
+            self._last_task = time.monotonic()
+        return 0.0
+
+    def answer_to(self, asked: TaskInput) -> Message:
+        """Return the answer to a message: the gate's no, or what the ClientApp says."""
+        try:
+            check_bundle(asked.bundle, self._allowed)
+        except PolicyError as refused:
+            _log.warning("refused: %s (%s)", refused, refused.code)
+            return Message(refusal(refused.code, refused.exit_code), reply_to=asked.message)
+        try:
+            return self._run(asked.message, asked.context)
+        except Exception as error:  # any text of a library may hold a patient's value
+            where = "".join(traceback.format_tb(error.__traceback__))
+            _log.error("a task failed at this site: %s\n%s", type(error).__name__, where)
+            content = refusal("site_error", ProtocolError.exit_code)
+            return Message(content, reply_to=asked.message)
+
+
+def _nobody(context: Context) -> Node:
+    raise ProtocolError("site_error", "no hospital stands behind the bundle's component")
+
+
+# What the bundle names. Flower's own launchers may import it; no hospital's data is behind it.
+app: ClientApp = client_app(_nobody)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the worker of a site's folder.
+
+    Returns:
+        The exit code.
+    """
+    parser = argparse.ArgumentParser(prog="fedcohort.fl_client.worker")
+    parser.add_argument("--site-folder", type=Path, required=True)
+    parser.add_argument("--runtime-address", required=True)
+    asked = parser.parse_args(arguments)
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
+    logging.getLogger("flwr").propagate = False
+    logging.getLogger("fedcohort").setLevel(logging.INFO)
+    stop = threading.Event()
+
+    def asked_to_stop(number: int, frame: FrameType | None) -> None:
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, asked_to_stop)
+    follow_parent()
+    from .site import open_site
+
+    try:
+        site = open_site(asked.site_folder)
+        link = NodeLink(asked.runtime_address, read_private(site.setup.secret))
+    except FedCohortError as error:
+        _log.error("refused: %s (%s) %s", error, error.code, error.hint)
+        return error.exit_code
+    run = client_app(lambda context: site.node, roster=site.roster)
+    allowed = site.setup.allowed_bundles or default_allow_list()
+    _log.info("the site %s is ready", site.setup.site)
+    Worker(link, run, allowed=allowed, stop=stop).serve()
+    link.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,147 @@
+"""The operator's verbs on runs: submit a plan, see where it stands, stop it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ..hosting import read_private, replace_file, running_state
+from ..privacy.errors import ConfigError, ProtocolError
+from ..study.bundle import bundle_bytes
+from ..study.plan import Plan
+from .coordinator_folder import is_healthy
+from .coordinator_setup import CoordinatorSetup
+from .deployed import enrolled
+from .flower_compat import LinkGoneError
+from .flower_control import Control
+from .run_folder import RunFolder, RunState
+
+__all__ = ["CoordinatorStatus", "run_state", "status", "stop_run", "submit", "wait"]
+
+_LOOK_S = 0.3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CoordinatorStatus:
+    """Where a coordinator stands.
+
+    Attributes:
+        running: Whether its supervisor runs.
+        healthy: Whether the SuperLink answers.
+        sites: Each enrolled site's connection: `online`, `offline`, `registered`, `unknown`.
+        runs: Each run's state, by its number.
+    """
+
+    running: bool
+    healthy: bool
+    sites: dict[str, str]
+    runs: dict[int, RunState]
+
+
+def submit(setup: CoordinatorSetup, plan: Plan) -> int:
+    """Start a run of a plan; return its number.
+
+    Raises:
+        ConfigError: `site_not_enrolled` or `no_roster`.
+        ProtocolError: `roster_mismatch` or `superlink_gone`.
+    """
+    strangers = sorted(set(plan.sites) - set(enrolled(setup)))
+    if strangers:
+        raise ConfigError(
+            "site_not_enrolled",
+            f"the plan names sites that were never enrolled here: {', '.join(strangers)}",
+            hint="fedcohort coordinator enrol REQUEST",
+        )
+    replace_file(setup.plans / f"{plan.sha256}.json", plan.to_json().encode())
+    with _Operator(setup) as control:
+        run_id = control.start(bundle_bytes(), {"plan-sha256": plan.sha256})
+    # The runner may have taken it already; its own events are in the same file.
+    RunFolder(setup.runs / str(run_id)).tell("submitted", plan_sha256=plan.sha256)
+    return run_id
+
+
+def run_state(setup: CoordinatorSetup, run_id: int) -> RunState:
+    """Return where a run stands.
+
+    Raises:
+        ConfigError: `run_unknown`.
+    """
+    folder = setup.runs / str(run_id)
+    if not folder.exists():
+        raise ConfigError("run_unknown", f"there is no run {run_id} here")
+    return RunFolder(folder).state()
+
+
+def wait(
+    setup: CoordinatorSetup,
+    run_id: int,
+    *,
+    on_change: Callable[[RunState], None] | None = None,
+    timeout_s: float | None = None,
+) -> RunState:
+    """Wait until a run has ended, or the time is over; return where it stands."""
+    deadline = None if timeout_s is None else time.monotonic() + timeout_s
+    told: RunState | None = None
+    while True:
+        state = run_state(setup, run_id)
+        if state != told and on_change is not None:
+            on_change(state)
+        told = state
+        if state.ended or (deadline is not None and time.monotonic() > deadline):
+            return state
+        time.sleep(_LOOK_S)
+
+
+def stop_run(setup: CoordinatorSetup, run_id: int) -> None:
+    """Stop a run; a sum that was opened stays opened.
+
+    Raises:
+        ConfigError: `run_unknown`.
+        ProtocolError: `superlink_gone`.
+    """
+    if run_state(setup, run_id).ended:
+        return
+    with _Operator(setup) as control:
+        control.stop(run_id)
+    stopped = ProtocolError("run_stopped", "the run was stopped before it had a result")
+    RunFolder(setup.runs / str(run_id)).fail(stopped)
+
+
+def status(setup: CoordinatorSetup) -> CoordinatorStatus:
+    """Return where the coordinator, its sites and its runs stand."""
+    healthy = is_healthy(setup)
+    nodes: dict[int, str] = {}
+    if healthy:
+        with _Operator(setup) as control:
+            nodes = control.nodes()
+    runs = {
+        int(folder.name): RunFolder(folder).state()
+        for folder in setup.runs.iterdir()
+        if folder.name.isdigit()
+    }
+    return CoordinatorStatus(
+        running=running_state(setup.logs) is not None,
+        healthy=healthy,
+        sites={site: nodes.get(node, "unknown") for site, node in enrolled(setup).items()},
+        runs=runs,
+    )
+
+
+class _Operator:
+    """The Control API, for the length of a call; its trouble is told in our words."""
+
+    def __init__(self, setup: CoordinatorSetup) -> None:
+        self._control = Control(setup.loopback, read_private(setup.ca), setup.password)
+
+    def __enter__(self) -> Control:
+        return self._control
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self._control.close()
+        if isinstance(error, LinkGoneError):
+            raise ProtocolError(
+                "superlink_gone",
+                f"the SuperLink does not answer, or refused: {error}",
+                hint="Is `fedcohort coordinator start` running? Its log is logs/superlink.log.",
+            ) from error

@@ -1,0 +1,104 @@
+"""Flower's SuperNode, as we start it: no weaker than we say, and quicker while a study runs."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from fedcohort.fl_client import flower_compat
+from fedcohort.fl_client.node_key import create_node_key, node_public_key
+from fedcohort.fl_client.site_setup import SiteSetup
+from fedcohort.fl_client.supernode import check_arguments
+from fedcohort.fl_client.supervisor import site_services
+from fedcohort.privacy.errors import ConfigError, PolicyError
+
+
+@pytest.fixture
+def setup(tmp_path: Path) -> SiteSetup:
+    tmp_path.chmod(0o700)
+    return SiteSetup(
+        folder=tmp_path, site="a", data="t.csv", superlink="c.example:443", runtime_port=9094
+    )
+
+
+def node_arguments(setup: SiteSetup) -> list[str]:
+    return list(site_services(setup)[0].command)[3:]
+
+
+def test_the_nodes_arguments_are_those_it_must_have(setup: SiteSetup) -> None:
+    check_arguments(node_arguments(setup))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["--root-certificates", "--auth-supernode-private-key", "--superexec-auth-secret-file"],
+)
+def test_a_node_without_tls_key_or_secret_is_not_started(setup: SiteSetup, name: str) -> None:
+    arguments = node_arguments(setup)
+    at = arguments.index(name)
+    with pytest.raises(ConfigError) as refused:
+        check_arguments(arguments[:at] + arguments[at + 2 :])
+    assert refused.value.code == "supernode_weakened"
+
+
+@pytest.mark.parametrize(
+    "more", [["--insecure"], ["--allow-runtime-dependency-installation"], ["--insecure=1"]]
+)
+def test_nothing_that_weakens_it_is_passed_on(setup: SiteSetup, more: list[str]) -> None:
+    with pytest.raises(ConfigError):
+        check_arguments([*node_arguments(setup), *more])
+
+
+def test_a_node_that_would_run_code_itself_is_not_started(setup: SiteSetup) -> None:
+    arguments = [("subprocess" if a == "process" else a) for a in node_arguments(setup)]
+    with pytest.raises(ConfigError):
+        check_arguments(arguments)
+
+
+def test_every_switch_is_off_and_only_the_worker_sees_the_folder(setup: SiteSetup) -> None:
+    node, worker = site_services(setup)
+    for service in (node, worker):
+        assert service.environment["FLWR_TELEMETRY_ENABLED"] == "0"
+        assert service.environment["FLWR_DISABLE_UPDATE_CHECK"] == "1"
+        assert service.environment["FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION"] == "1"
+        assert "127.0.0.1" in service.environment["NO_PROXY"]
+    assert "--site-folder" in worker.command
+    assert "--site-folder" not in node.command
+
+
+def test_it_looks_often_while_a_study_runs_and_seldom_when_none_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now, slept = [0.0], []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        now[0] += seconds
+
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "sleep", sleep)
+    pace = flower_compat._Pace(0.25, 60.0)
+    now[0] = 100.0
+    pace.sleep(3)  # nothing came for long
+    pace.sleep(0.5)  # a message is being answered
+    pace.sleep(3)  # and the next may come soon
+    now[0] = 300.0
+    pace.sleep(3)
+    assert slept == [3, 0.125, 0.25, 3]
+
+
+def test_a_nodes_key_is_read_back_and_never_overwritten(tmp_path: Path) -> None:
+    path = tmp_path / "node.key"
+    public = create_node_key(path)
+    assert public.startswith("ecdsa-sha2-nistp384 ")
+    assert node_public_key(path) == public
+    assert path.stat().st_mode & 0o777 == 0o600
+    with pytest.raises(PolicyError) as refused:
+        create_node_key(path)
+    assert refused.value.code == "file_exists"
+    path.chmod(0o644)
+    with pytest.raises(PolicyError) as refused:
+        node_public_key(path)
+    assert refused.value.code == "file_mode"
