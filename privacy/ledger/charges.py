@@ -13,6 +13,7 @@ from ..mechanism import Mechanism
 __all__ = ["Charge", "Kind", "Ledger", "Opening", "Reservation"]
 
 Kind = Literal["site", "simulation"]
+_LEAST_NOISE = 1e-3  # what is paid must be statable also for a patient of several hospitals
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,6 +126,8 @@ class Reservation:
         noisy = self.mechanism is not None
         if noisy != (self.releases > 0):
             raise ValueError("releases and a mechanism go together")
+        if self.mechanism is not None and self.mechanism.noise_multiplier < _LEAST_NOISE:
+            raise ValueError(f"noise_multiplier must be >= {_LEAST_NOISE:g} to be stated for ever")
         clip = 1.0 if self.clip is None else self.clip
         if noisy != (self.clip is not None) or not (math.isfinite(clip) and clip > 0):
             raise ValueError("a noisy sum has a finite clip norm > 0, and no other has one")

@@ -27,6 +27,7 @@ from .curves import NOTHING, best_epsilon, curve
 __all__ = ["STATEMENT_FORMAT", "statement"]
 
 STATEMENT_FORMAT = "fedcohort.budget/1"
+_CRUMB = 1e-9
 _SITES = (1, 2, 3)  # hospitals a person may be a patient of, for which epsilon is stated
 
 
@@ -100,7 +101,8 @@ def _amounts(book: Book) -> dict[str, dict[str, float | None]]:
         if (mechanism := account.reservation.mechanism) is not None:
             spent = spent + curve(mechanism, account.executed)
             held = held + curve(mechanism, account.held - account.executed)
-    left = curve(_full(budget.order, book.left)) if book.left > 0 else NOTHING
+    # A crumb that floats leave over would need more noise than there is: it is nothing.
+    left = curve(_full(budget.order, book.left)) if book.left > _CRUMB else NOTHING
     parts = {"spent": (book.spent, spent), "reserved": (book.reserved, held)}
     return {
         name: {

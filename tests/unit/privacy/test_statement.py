@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import dp_accounting
@@ -12,10 +14,13 @@ from dp_accounting import pld, rdp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedcohort.privacy.budget import ORDERS
-from fedcohort.privacy.errors import PolicyError
+from fedcohort.privacy.accounting import calibrate
+from fedcohort.privacy.budget import ORDERS, Budget
+from fedcohort.privacy.errors import BudgetExceededError, PolicyError
+from fedcohort.privacy.ledger.charges import Charge, Opening, Reservation
 from fedcohort.privacy.ledger.curves import best_epsilon, curve
 from fedcohort.privacy.ledger.statement import statement
+from fedcohort.privacy.ledger.store import SqliteLedger, read_entries
 from fedcohort.privacy.mechanism import Mechanism
 
 Make = Callable[..., Any]
@@ -163,3 +168,73 @@ def test_a_broken_chain_gives_no_statement(made_ledger: Make) -> None:
     with pytest.raises(PolicyError) as refused:
         statement(entries[:3] + entries[4:])
     assert refused.value.code == "ledger_broken"
+
+
+@pytest.mark.parametrize("noise_multiplier", [1e-3, 1e6])
+@pytest.mark.parametrize("sampling_probability", [1.0, 1e-6])
+def test_whatever_can_be_paid_can_be_stated(
+    tmp_path: Path, noise_multiplier: float, sampling_probability: float
+) -> None:
+    """A chain is for ever: a release that breaks its statement would break it for ever."""
+    budget = Budget(epsilon=1e4, delta=1e-5)
+    opening = Opening(
+        hospital="A", population="p", kind="simulation", budget=budget, unnoised=False
+    )
+    ledger = SqliteLedger.create(tmp_path / "a.ledger", opening)
+    mechanism = Mechanism(
+        noise_multiplier=noise_multiplier, sampling_probability=sampling_probability
+    )
+    plan = Reservation(
+        plan_sha256="0" * 64,
+        study="s",
+        purpose="",
+        analysis="gradient",
+        rounds=1,
+        releases=1,
+        mechanism=mechanism,
+        clip=1.0,
+        sharing="sum" if sampling_probability == 1 else "local",
+        min_survivors=3,
+        colluders=1,
+        masked=True,
+    )
+    try:
+        ledger.reserve(plan)
+    except BudgetExceededError:
+        assert noise_multiplier < 1
+    else:
+        ledger.charge(Charge(plan_sha256="0" * 64, round=0, releases=1, mechanism=mechanism))
+    ledger.dispose()
+    told = statement(read_entries(tmp_path / "a.ledger"))
+    assert json.loads(json.dumps(told, allow_nan=False)) == told
+
+
+def test_a_budget_that_is_used_up_but_for_a_crumb_can_be_stated(tmp_path: Path) -> None:
+    budget = Budget(epsilon=3.0, delta=1e-4)
+    opening = Opening(
+        hospital="A", population="p", kind="simulation", budget=budget, unnoised=False
+    )
+    ledger = SqliteLedger.create(tmp_path / "a.ledger", opening)
+    mechanism = Mechanism(noise_multiplier=calibrate(3.0, 1e-4, 9))
+    plan = Reservation(
+        plan_sha256="0" * 64,
+        study="s",
+        purpose="",
+        analysis="whitened",
+        rounds=9,
+        releases=9,
+        mechanism=mechanism,
+        clip=1.0,
+        sharing="sum",
+        min_survivors=3,
+        colluders=1,
+        masked=True,
+    )
+    ledger.reserve(plan)
+    for number in range(9):
+        ledger.charge(Charge(plan_sha256="0" * 64, round=number, releases=1, mechanism=mechanism))
+    assert 0 < ledger.book.left < 1e-9
+    ledger.dispose()
+    told = statement(read_entries(tmp_path / "a.ledger"))
+    assert told["left"]["epsilon"] == 0.0
+    assert told["spent"]["share"] == pytest.approx(1.0)
