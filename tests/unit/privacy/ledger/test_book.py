@@ -245,7 +245,7 @@ def test_noise_that_no_float_can_price_is_no_mechanism(
         Mechanism(noise_multiplier=noise_multiplier, sampling_probability=sampling_probability)
 
 
-@pytest.mark.parametrize("noise_multiplier", [1e-4, 1e-3])
+@pytest.mark.parametrize("noise_multiplier", [1e-3, 1e-2])
 @pytest.mark.parametrize("sampling_probability", [1.0, 0.999, 1e-3])
 def test_almost_no_noise_is_never_paid(
     opening_of: Openings,
