@@ -218,7 +218,8 @@ class _Study:
             self._site.session.open_round(round_plan, expected_round(self.plan, terms))
         if self._prepared is None or not again:
             # Asked once, whatever comes of it: a failure is paid for, and never free to repeat.
-            self._next_round = terms.round + 1 if self.plan.privacy else self._next_round
+            if self.plan.privacy is not None:
+                self._next_round = terms.round + 1
             paid = pay(self._analysis, terms, self.plan, self._site)
             contribution = self._analysis.contribution(self._cohort, state)
             prepared = prepare(contribution, terms, self.plan, self._site, paid=paid)

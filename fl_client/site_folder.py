@@ -15,16 +15,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    PublicFormat,
-)
-
 from ..privacy.errors import ConfigError
 from ..privacy.secagg.identity import create_identity
+from .node_key import create_node_key
 from .plain_text import inside
 from .policy import Policy
 from .policy_template import policy_template
@@ -200,11 +193,9 @@ def create_approver_key(path: Path) -> str:
 
 
 def _node_key(path: Path) -> str:
-    key = ec.generate_private_key(ec.SECP384R1())
-    _write(path, key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()))
-    public = key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
-    _write(path.with_name(f"{path.name}.pub"), public + b"\n")
-    return public.decode()
+    public = create_node_key(path)
+    _write(path.with_name(f"{path.name}.pub"), bytes(f"{public}\n", "ascii"))
+    return public
 
 
 def _exists(folder: Path) -> ConfigError:

@@ -81,7 +81,7 @@ def coordinate(
     except FedCohortError as error:
         run.fail(error)
         return error.code
-    except Exception as error:
+    except Exception as error:  # whoever waits for the run must learn that it has ended
         failed = ProtocolError(
             "coordinator_error",
             f"the coordinator failed: {type(error).__name__}",

@@ -102,7 +102,7 @@ class Runner:
             stopped = ProtocolError("run_stopped", "the run was stopped before it had a result")
             folder.fail(stopped)
             return stopped.code
-        except Exception as error:
+        except Exception as error:  # one run's failure must not end the runner for the others
             where = "".join(traceback.format_tb(error.__traceback__))
             _log.error("a run failed: %s\n%s", type(error).__name__, where)
             return "coordinator_error"

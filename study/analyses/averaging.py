@@ -125,8 +125,8 @@ class Averaging(Analysis):
                 sampled = np.array([float(self._sample(cohort).patients)])
                 count = self._noisy(sampled, 1.0) / self.sampling_probability
             return self._handed_over(count, cohort, releases=1)
-        name = "theta"
-        theta = (state.vector if self.clip is None else state.parameters)(name, self.model.size)
+        read = state.vector if self.clip is None else state.parameters
+        theta = read("theta", self.model.size)
         # Without privacy a site divides by its own count; with it, by the noisy mean count.
         divisor = patients if self.clip is None else float(state.vector("count", 1)[0])
         for _ in range(self.local_steps):

@@ -81,8 +81,8 @@ class Gradient(Analysis):
 
     def contribution(self, cohort: Cohort, state: State) -> Contribution:
         """Site half: the scaled count, or the sum of (clipped) gradients at theta."""
-        name = "theta"
-        theta = (state.vector if self.clip is None else state.parameters)(name, self.model.size)
+        read = state.vector if self.clip is None else state.parameters
+        theta = read("theta", self.model.size)
         if state.round == 0:
             total = np.array([(self.clip or 1.0) * cohort.patients])
         elif self.clip is None:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedcohort.fl_client.door import NoDisclosureRules, SiteTerms
+from fedcohort.fl_client.door import NoDisclosureRules, SiteTerms, prepare
 from fedcohort.fl_client.node import Node
 from fedcohort.privacy.accounting import calibrate
 from fedcohort.privacy.budget import Budget
@@ -21,7 +21,7 @@ from fedcohort.privacy.errors import ConfigError, FedCohortError
 from fedcohort.privacy.ledger.book import MemoryLedger
 from fedcohort.privacy.ledger.charges import Opening
 from fedcohort.study.analyses.gradient import Gradient
-from fedcohort.study.analysis import LARGEST_PARAMETER, Analysis, Contribution, State
+from fedcohort.study.analysis import LARGEST_PARAMETER, Analysis, Contribution, LocalNoise, State
 from fedcohort.study.cohort import Cohort, Schema
 from fedcohort.study.plan import Plan, PrivacyTerms, analysis_of
 from fedcohort.study.rounds import terms_for
@@ -125,6 +125,26 @@ def test_a_local_step_that_blows_up_is_held_and_paid_for() -> None:
         said.add(ask(node, plan, state))
         assert ledger.book.spent == pytest.approx(ledger.book.limit * 2 / 7)
     assert said == {"answered"}
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e300, -1e300])
+def test_a_sum_that_left_its_range_is_held_and_not_refused(value: float) -> None:
+    """A site's own local step may leave the range; a refusal would say for whom it did."""
+    plan = plan_of("averaging", LOCAL | {"learning_rate": 0.1}, sharing="local", releases=7)
+    node, ledger, _ = node_of(cohort_of(30))
+    node.propose(plan.to_json())
+    analysis = analysis_of(plan)
+    assert plan.privacy is not None
+    terms = terms_for(plan, analysis, analysis.initial(), "00" * 16)
+    local = LocalNoise(
+        noise_multiplier=plan.privacy.noise_multiplier, sampling_probability=1.0, releases=1
+    )
+    sum_ = Contribution(
+        total=np.full(terms.size, value), patients=30, sensitivity=None, local=local
+    )
+    site = SiteTerms(ledger=ledger, disclosure=NoDisclosureRules())
+    vector = prepare(sum_, terms, plan, site, paid="paid before").vector
+    assert set(vector) == {np.nan_to_num(np.sign(value)) * terms.encoding.limit}
 
 
 def test_a_round_that_failed_was_paid_for_and_is_not_asked_again(

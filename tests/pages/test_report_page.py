@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +14,8 @@ from fedcohort.experiments.reporting.plots import comparison_svg
 from fedcohort.experiments.reporting.report import render
 from fedcohort.experiments.reporting.results import Results
 
-webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-
 pytestmark = pytest.mark.browser
 
-CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
-DRIVER = shutil.which("chromedriver") or "/usr/bin/chromedriver"
-FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
 SITES = (
     "<script>alert(1)</script>",
     "hungary",
@@ -52,21 +37,6 @@ def fake() -> Callable[..., Results]:
     return make
 
 
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    if not (Path(CHROMIUM).exists() and Path(DRIVER).exists()):
-        pytest.skip("no chromium with its chromedriver (apt install chromium chromium-driver)")
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for flag in FLAGS:
-        options.add_argument(flag)
-    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('profile')}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-    yield driver
-    driver.quit()
-
-
 @pytest.fixture(scope="module", params=["risk", "survival"])
 def page(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
     results = fake()(request.param, sites=SITES)
@@ -85,18 +55,10 @@ def choose(browser: Any, language: str) -> None:
     browser.find_element("css selector", f"label[for=language-{language}]").click()
 
 
-def test_it_asks_for_nothing_and_complains_about_nothing(browser: Any, page: str) -> None:
-    browser.get_log("performance")
-    browser.get_log("browser")
-    browser.get(page)
-    events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    asked = {
-        event["params"]["request"]["url"]
-        for event in events
-        if event["method"] == "Network.requestWillBeSent"
-    }
-    assert asked - {"data:,"} == {page}
-    assert browser.get_log("browser") == []
+def test_it_asks_for_nothing_and_complains_about_nothing(
+    asked_for: Callable[[str], tuple[set[str], list[Any]]], page: str
+) -> None:
+    assert asked_for(page) == ({page}, [])
 
 
 def test_the_switch_shows_one_language_at_a_time(browser: Any, page: str) -> None:
