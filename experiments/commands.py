@@ -24,6 +24,8 @@ from ..datasets import (
     load_table,
 )
 from ..privacy.errors import ConfigError, FedCohortError
+from .deployed.coordinator_commands import coordinator
+from .deployed.site_commands import site as site_app
 from .launch import file_refusal, refuse
 from .ledger_commands import ledger
 from .privacy_commands import privacy
@@ -52,6 +54,8 @@ app.add_typer(stats, name="stats")
 app.add_typer(ledger, name="ledger")
 app.add_typer(privacy, name="privacy")
 app.add_typer(report, name="report")
+app.add_typer(site_app, name="site")
+app.add_typer(coordinator, name="coordinator")
 _console = Console(stderr=True, highlight=False)
 
 
