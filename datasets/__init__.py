@@ -11,7 +11,13 @@ if __name__ == "datasets":
         "run things as `python -m fedcohort...` and take the root off the path"
     )
 
-from .catalogue import CatalogueEntry, catalogue_codebook, list_catalogue, load_catalogue
+from .catalogue import (
+    CatalogueEntry,
+    catalogue_codebook,
+    catalogue_schema,
+    list_catalogue,
+    load_catalogue,
+)
 from .codebook import Codebook, encode, parse_codebook, read_codebook
 from .description import Description, SiteSummary, describe
 from .extract import DataWarning, Extract, LoadOptions, Source
@@ -19,6 +25,7 @@ from .groups import GROUP_DOMAINS
 from .inference import draft_codebook
 from .prediction import encode_table
 from .readers import read_table
+from .schemas import schema_of
 from .splits import split
 from .table import load_table
 
@@ -33,6 +40,7 @@ __all__ = [
     "SiteSummary",
     "Source",
     "catalogue_codebook",
+    "catalogue_schema",
     "describe",
     "draft_codebook",
     "encode",
@@ -43,5 +51,6 @@ __all__ = [
     "parse_codebook",
     "read_codebook",
     "read_table",
+    "schema_of",
     "split",
 ]
