@@ -17,6 +17,7 @@ from .description import Description, SiteSummary, describe
 from .extract import DataWarning, Extract, LoadOptions, Source
 from .groups import GROUP_DOMAINS
 from .inference import draft_codebook
+from .one_hospital import SiteExtract, hospitals_of, write_extract
 from .prediction import encode_table
 from .readers import read_table
 from .splits import split
@@ -30,6 +31,7 @@ __all__ = [
     "Description",
     "Extract",
     "LoadOptions",
+    "SiteExtract",
     "SiteSummary",
     "Source",
     "catalogue_codebook",
@@ -37,6 +39,7 @@ __all__ = [
     "draft_codebook",
     "encode",
     "encode_table",
+    "hospitals_of",
     "list_catalogue",
     "load_catalogue",
     "load_table",
@@ -44,4 +47,5 @@ __all__ = [
     "read_codebook",
     "read_table",
     "split",
+    "write_extract",
 ]

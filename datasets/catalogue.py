@@ -22,7 +22,14 @@ from .extract import Extract, LoadOptions, Source
 from .readers import read_table
 from .table import build_extract
 
-__all__ = ["CatalogueEntry", "catalogue_codebook", "list_catalogue", "load_catalogue"]
+__all__ = [
+    "CatalogueEntry",
+    "catalogue_codebook",
+    "catalogue_entry",
+    "filled_in",
+    "list_catalogue",
+    "load_catalogue",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +123,12 @@ def list_catalogue() -> tuple[CatalogueEntry, ...]:
     return _ENTRIES
 
 
-def _entry(name: str) -> CatalogueEntry:
+def catalogue_entry(name: str) -> CatalogueEntry:
+    """Return one entry.
+
+    Raises:
+        DataError: `unknown_data`.
+    """
     for entry in _ENTRIES:
         if entry.name == name:
             return entry
@@ -133,11 +145,15 @@ def catalogue_codebook(name: str) -> Codebook:
     Raises:
         DataError: `unknown_data`.
     """
-    file = resources.files(__package__ or __name__) / "codebooks" / f"{_entry(name).name}.yaml"
+    file = (
+        resources.files(__package__ or __name__)
+        / "codebooks"
+        / f"{catalogue_entry(name).name}.yaml"
+    )
     return parse_codebook(file.read_text(encoding="utf-8"))
 
 
-def _filled_in(entry: CatalogueEntry, options: LoadOptions) -> LoadOptions:
+def filled_in(entry: CatalogueEntry, options: LoadOptions) -> LoadOptions:
     """Return the options with the catalogue's choices where the person made none."""
     known = entry.defaults
     if options.outcome is not None:  # another outcome replaces the default one, of either kind
@@ -175,8 +191,8 @@ def load_catalogue(name: str, options: LoadOptions) -> Extract:
     Raises:
         DataError: `unknown_data`, `unknown_feature_set`, or as `load_table`.
     """
-    entry = _entry(name)
-    chosen = _filled_in(entry, options)
+    entry = catalogue_entry(name)
+    chosen = filled_in(entry, options)
     codebook = (
         read_codebook(options.codebook)
         if options.codebook is not None

@@ -135,6 +135,30 @@ _Name = Annotated[str, typer.Argument(help="A catalogue name, or a CSV or Parque
 _Options = Annotated[
     list[str] | None, typer.Argument(help="For a file: data.site=COLUMN data.outcome=COLUMN ...")
 ]
+
+
+@data.command("extract")
+def extract_(
+    name: _Name,
+    options: _Options = None,
+    site: Annotated[
+        str | None, typer.Option(help="The hospital; without it they are listed.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to write into.")] = None,
+) -> None:
+    """Write one hospital's rows to a file of their own, as its node would hold them."""
+    from .one_extract import extract_one, list_hospitals
+
+    asked = _load_options(options or [])
+    if site is None:
+        _print(list_hospitals(name, asked))
+        return
+    if out is None:
+        hint = f"fedcohort data extract {name} --site {site} --out data"
+        raise ConfigError("missing_key", "data extract needs --out FOLDER", hint=hint)
+    _print(extract_one(name, site, out, asked, _console))
+
+
 _Epsilon = Annotated[float | None, typer.Option(help="Per patient; no noise without it.")]
 _Delta = Annotated[float | None, typer.Option(help="Needed with --epsilon.")]
 
