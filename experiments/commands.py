@@ -5,29 +5,21 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from .. import __version__
-from ..datasets import (
-    CatalogueEntry,
-    Description,
-    Extract,
-    LoadOptions,
-    describe,
-    draft_codebook,
-    list_catalogue,
-    load_catalogue,
-    load_table,
-)
 from ..privacy.errors import ConfigError, FedCohortError
-from .launch import file_refusal, refuse
 from .ledger_commands import ledger
 from .privacy_commands import privacy
+from .refusals import file_refusal, refuse
 from .report_commands import report
+
+if TYPE_CHECKING:  # what reads tables takes half a second: each command that needs it imports it
+    from ..datasets import CatalogueEntry, Description, Extract, LoadOptions
 
 __all__ = ["app", "main"]
 
@@ -84,6 +76,8 @@ def version() -> None:
 @data.command("list")
 def list_() -> None:
     """List the data sets that come with fedcohort."""
+    from ..datasets import list_catalogue
+
     table = Table(title="Data sets in the catalogue")
     for head in ("name", "task", "source", "licence"):
         table.add_column(head)
@@ -107,6 +101,8 @@ def describe_(
     ] = None,
 ) -> None:
     """Count patients, events and missing values per hospital. For the hospital's own screen."""
+    from ..datasets import describe
+
     extract = _extract(name, options)
     description = describe(extract)
     _show(description)
@@ -121,6 +117,8 @@ def codebook(
     out: Annotated[Path | None, typer.Option(help="Write here instead of stdout.")] = None,
 ) -> None:
     """Draft a codebook for a table, to be completed by a person from public knowledge."""
+    from ..datasets import draft_codebook
+
     text = draft_codebook(table)
     if out is None:
         sys.stdout.write(text)
@@ -250,6 +248,8 @@ def predict(
 
 
 def _extract(name: str, options: list[str] | None) -> Extract:
+    from ..datasets import list_catalogue, load_catalogue, load_table
+
     asked = _load_options(options or [])
     known = [entry.name for entry in list_catalogue()]
     if name in known:
@@ -282,6 +282,8 @@ _DATA_LISTS = ("features", "exclude", "test_sites")
 
 
 def _load_options(options: list[str]) -> LoadOptions:
+    from ..datasets import LoadOptions
+
     names = (*_DATA_KEYS, *_DATA_LISTS, "codebook")
     pairs = _pairs(options, {f"data.{name}" for name in names})
     values: dict[str, Any] = {key.removeprefix("data."): value for key, value in pairs.items()}
