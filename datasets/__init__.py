@@ -23,6 +23,7 @@ from .description import Description, SiteSummary, describe
 from .extract import DataWarning, Extract, LoadOptions, Source
 from .groups import GROUP_DOMAINS
 from .inference import draft_codebook
+from .one_hospital import SiteExtract, hospitals_of, write_extract
 from .prediction import encode_table
 from .readers import read_table
 from .schemas import schema_of
@@ -37,6 +38,7 @@ __all__ = [
     "Description",
     "Extract",
     "LoadOptions",
+    "SiteExtract",
     "SiteSummary",
     "Source",
     "catalogue_codebook",
@@ -45,6 +47,7 @@ __all__ = [
     "draft_codebook",
     "encode",
     "encode_table",
+    "hospitals_of",
     "list_catalogue",
     "load_catalogue",
     "load_table",
@@ -53,4 +56,5 @@ __all__ = [
     "read_table",
     "schema_of",
     "split",
+    "write_extract",
 ]

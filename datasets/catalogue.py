@@ -27,7 +27,9 @@ from .table import build_extract
 __all__ = [
     "CatalogueEntry",
     "catalogue_codebook",
+    "catalogue_entry",
     "catalogue_schema",
+    "filled_in",
     "list_catalogue",
     "load_catalogue",
 ]
@@ -124,7 +126,12 @@ def list_catalogue() -> tuple[CatalogueEntry, ...]:
     return _ENTRIES
 
 
-def _entry(name: str) -> CatalogueEntry:
+def catalogue_entry(name: str) -> CatalogueEntry:
+    """Return one entry.
+
+    Raises:
+        DataError: `unknown_data`.
+    """
     for entry in _ENTRIES:
         if entry.name == name:
             return entry
@@ -141,11 +148,15 @@ def catalogue_codebook(name: str) -> Codebook:
     Raises:
         DataError: `unknown_data`.
     """
-    file = resources.files(__package__ or __name__) / "codebooks" / f"{_entry(name).name}.yaml"
+    file = (
+        resources.files(__package__ or __name__)
+        / "codebooks"
+        / f"{catalogue_entry(name).name}.yaml"
+    )
     return parse_codebook(file.read_text(encoding="utf-8"))
 
 
-def _filled_in(entry: CatalogueEntry, options: LoadOptions) -> LoadOptions:
+def filled_in(entry: CatalogueEntry, options: LoadOptions) -> LoadOptions:
     """Return the options with the catalogue's choices where the person made none."""
     known = entry.defaults
     if options.outcome is not None:  # another outcome replaces the default one, of either kind
@@ -175,8 +186,8 @@ def _filled_in(entry: CatalogueEntry, options: LoadOptions) -> LoadOptions:
 
 def _chosen(name: str, options: LoadOptions) -> tuple[CatalogueEntry, LoadOptions, Codebook]:
     """Return an entry, the options with its choices filled in, and the codebook that holds."""
-    entry = _entry(name)
-    chosen = _filled_in(entry, options)
+    entry = catalogue_entry(name)
+    chosen = filled_in(entry, options)
     codebook = (
         read_codebook(options.codebook)
         if options.codebook is not None

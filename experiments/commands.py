@@ -5,31 +5,23 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from .. import __version__
-from ..datasets import (
-    CatalogueEntry,
-    Description,
-    Extract,
-    LoadOptions,
-    describe,
-    draft_codebook,
-    list_catalogue,
-    load_catalogue,
-    load_table,
-)
 from ..privacy.errors import ConfigError, FedCohortError
 from .deployed.coordinator_commands import coordinator
 from .deployed.site_commands import site as site_app
-from .launch import file_refusal, refuse
 from .ledger_commands import ledger
 from .privacy_commands import privacy
+from .refusals import file_refusal, refuse
 from .report_commands import report
+
+if TYPE_CHECKING:  # what reads tables takes half a second: each command that needs it imports it
+    from ..datasets import CatalogueEntry, Description, Extract, LoadOptions
 
 __all__ = ["app", "main"]
 
@@ -88,6 +80,8 @@ def version() -> None:
 @data.command("list")
 def list_() -> None:
     """List the data sets that come with fedcohort."""
+    from ..datasets import list_catalogue
+
     table = Table(title="Data sets in the catalogue")
     for head in ("name", "task", "source", "licence"):
         table.add_column(head)
@@ -111,6 +105,8 @@ def describe_(
     ] = None,
 ) -> None:
     """Count patients, events and missing values per hospital. For the hospital's own screen."""
+    from ..datasets import describe
+
     extract = _extract(name, options)
     description = describe(extract)
     _show(description)
@@ -125,6 +121,8 @@ def codebook(
     out: Annotated[Path | None, typer.Option(help="Write here instead of stdout.")] = None,
 ) -> None:
     """Draft a codebook for a table, to be completed by a person from public knowledge."""
+    from ..datasets import draft_codebook
+
     text = draft_codebook(table)
     if out is None:
         sys.stdout.write(text)
@@ -139,6 +137,30 @@ _Name = Annotated[str, typer.Argument(help="A catalogue name, or a CSV or Parque
 _Options = Annotated[
     list[str] | None, typer.Argument(help="For a file: data.site=COLUMN data.outcome=COLUMN ...")
 ]
+
+
+@data.command("extract")
+def extract_(
+    name: _Name,
+    options: _Options = None,
+    site: Annotated[
+        str | None, typer.Option(help="The hospital; without it they are listed.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to write into.")] = None,
+) -> None:
+    """Write one hospital's rows to a file of their own, as its node would hold them."""
+    from .one_extract import extract_one, list_hospitals
+
+    asked = _load_options(options or [])
+    if site is None:
+        _print(list_hospitals(name, asked))
+        return
+    if out is None:
+        hint = f"fedcohort data extract {name} --site {site} --out data"
+        raise ConfigError("missing_key", "data extract needs --out FOLDER", hint=hint)
+    _print(extract_one(name, site, out, asked, _console))
+
+
 _Epsilon = Annotated[float | None, typer.Option(help="Per patient; no noise without it.")]
 _Delta = Annotated[float | None, typer.Option(help="Needed with --epsilon.")]
 
@@ -230,6 +252,8 @@ def predict(
 
 
 def _extract(name: str, options: list[str] | None) -> Extract:
+    from ..datasets import list_catalogue, load_catalogue, load_table
+
     asked = _load_options(options or [])
     known = [entry.name for entry in list_catalogue()]
     if name in known:
@@ -262,6 +286,8 @@ _DATA_LISTS = ("features", "exclude", "test_sites")
 
 
 def _load_options(options: list[str]) -> LoadOptions:
+    from ..datasets import LoadOptions
+
     names = (*_DATA_KEYS, *_DATA_LISTS, "codebook")
     pairs = _pairs(options, {f"data.{name}" for name in names})
     values: dict[str, Any] = {key.removeprefix("data."): value for key, value in pairs.items()}

@@ -24,24 +24,16 @@ from rich.console import Console
 
 from ..conf.schema import RunConfig, register
 from ..privacy.errors import ConfigError, FedCohortError
+from .refusals import file_refusal, refuse
 
 if TYPE_CHECKING:
     from .settings import Settings
 
-__all__ = ["file_refusal", "main", "refuse"]
+__all__ = ["main"]
 
 _SWEEP = {"-m", "--multirun"}
 _MODULE = "fedcohort.conf"
 _SEE_HELP = "See `fedcohort run --help` for the keys and their values."
-
-
-def refuse(error: FedCohortError, console: Console) -> int:
-    """Print a refusal for people and return its exit code for scripts."""
-    console.print(f"[bold red]refused[/] ({error.code}): ", end="")
-    console.print(str(error), markup=False, soft_wrap=True)
-    if error.hint:
-        console.print(error.hint, style="dim", markup=False, soft_wrap=True)
-    return error.exit_code
 
 
 @hydra.main(version_base="1.3", config_path="pkg://fedcohort.conf", config_name="config")
@@ -128,15 +120,6 @@ def _first_of(override: Override) -> str:
     if not override.is_sweep_override():
         return str(override.input_line)
     return f"{override.key_or_group}={next(iter(override.sweep_string_iterator()))}"
-
-
-def file_refusal(error: OSError) -> ConfigError:
-    """Say in one line which file could not be read or written."""
-    return ConfigError(
-        "file_error",
-        f"{error.filename or 'a file'}: {error.strerror or type(error).__name__}",
-        hint="Check that the folder exists, is yours to write, and has room.",
-    )
 
 
 def _keys(config: DictConfig, prefix: str = "") -> Iterator[str]:

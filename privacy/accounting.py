@@ -14,12 +14,13 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-
-import dp_accounting
-from dp_accounting import rdp
+from typing import TYPE_CHECKING
 
 from .budget import ORDERS, Budget
 from .mechanism import Mechanism
+
+if TYPE_CHECKING:
+    import dp_accounting
 
 __all__ = ["BOUND", "calibrate", "epsilon_of", "epsilon_of_event", "for_sites"]
 
@@ -60,6 +61,9 @@ def epsilon_of_event(event: dp_accounting.DpEvent, delta: float) -> float:
         ValueError: delta is out of (0, 1).
         dp_accounting.UnsupportedEventError: There is no Renyi DP for the event.
     """
+    import dp_accounting  # here, for it takes most of a second and few commands price anything
+    from dp_accounting import rdp
+
     _check_delta(delta)
     if event == dp_accounting.NoOpDpEvent():
         return 0.0

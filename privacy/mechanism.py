@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import dp_accounting
 import numpy as np
-from scipy.special import gammaln, logsumexp
+
+if TYPE_CHECKING:
+    import dp_accounting
 
 __all__ = ["FAMILIES", "Mechanism"]
 
@@ -64,11 +65,15 @@ class Mechanism:
 
     def event(self, releases: int = 1) -> dp_accounting.DpEvent:
         """Return the event of so many releases, for Google's accountants."""
+        import dp_accounting  # here, for it takes most of a second and few need an event
+
         if releases == 0:
             return dp_accounting.NoOpDpEvent()
         return dp_accounting.SelfComposedDpEvent(self._single(), releases)
 
     def _single(self) -> dp_accounting.DpEvent:
+        import dp_accounting
+
         if self.sampling_probability == 1:
             return dp_accounting.ZCDpEvent(rho=1.0 / (2.0 * self.noise_multiplier**2))
         gaussian = dp_accounting.GaussianDpEvent(self.noise_multiplier)
@@ -76,6 +81,8 @@ class Mechanism:
 
     def same_variance(self, releases: int = 1) -> dp_accounting.DpEvent:
         """Return the event with continuous noise of the same variance: a gauge, not the bound."""
+        import dp_accounting
+
         single: Any = dp_accounting.GaussianDpEvent(self.noise_multiplier)
         if self.sampling_probability < 1:
             single = dp_accounting.PoissonSampledDpEvent(self.sampling_probability, single)
@@ -91,6 +98,8 @@ class Mechanism:
         half = 1.0 / (2.0 * self.noise_multiplier**2)
         if self.sampling_probability == 1:
             return order * half
+        from scipy.special import gammaln, logsumexp
+
         k = np.arange(order + 1)
         log_q, log_rest = (
             math.log(self.sampling_probability),

@@ -14,11 +14,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import dp_accounting
-
 from ..accounting import BOUND, for_sites
 from ..mechanism import Mechanism
-from ..pld import price
 from .book import Account, Book
 from .chain import Chain, Entry
 from .charges import Reservation
@@ -198,8 +195,12 @@ def _same_variance(book: Book) -> dict[str, Any] | None:
             executed[account.reservation.mechanism] += account.executed
     if budget is None or not executed:
         return None
+    from dp_accounting import ComposedDpEvent  # here: it takes most of a second
+
+    from ..pld import price
+
     events = [mechanism.same_variance(releases) for mechanism, releases in executed.items()]
-    epsilon = price(dp_accounting.ComposedDpEvent(events), budget.delta).epsilon
+    epsilon = price(ComposedDpEvent(events), budget.delta).epsilon
     return {"epsilon": epsilon, "bound": "pld", "is_the_bound": False}
 
 

@@ -13,7 +13,10 @@ import pytest
 
 GENEROUS_S = 20.0  # a warm machine takes two; this is for a cold, busy one
 
-HEAVY = ("torch", "matplotlib", "flwr", "opacus", "pandas", "scipy", "hydra", "duckdb")
+HEAVY = (
+    *("torch", "matplotlib", "flwr", "opacus", "pandas", "pandera", "scipy", "hydra", "duckdb"),
+    *("dp_accounting", "opendp", "numpy", "sqlalchemy", "jinja2"),
+)
 
 
 def python(script: str, cwd: Path) -> str:
@@ -49,6 +52,42 @@ def test_the_commands_beside_run_need_neither_torch_nor_flower_nor_matplotlib(
 ) -> None:
     statement = "import fedcohort.experiments.commands"
     assert not loaded_by(statement, tmp_path) & {"torch", "matplotlib", "flwr", "opacus"}
+
+
+def commands(*words: str) -> str:
+    """Return the statements that give one command to `fedcohort` and then go on."""
+    return f"""
+sys.argv = ["fedcohort", *{words!r}]
+from fedcohort.experiments import cli
+out, sys.stdout = sys.stdout, sys.stderr
+try:
+    cli.main()
+except SystemExit as end:
+    assert not end.code
+sys.stdout = out
+"""
+
+
+@pytest.mark.parametrize("words", [("version",), ("--help",), ("ledger", "--help")])
+def test_a_command_that_computes_nothing_imports_nothing_heavy(
+    words: tuple[str, ...], tmp_path: Path
+) -> None:
+    assert loaded_by(commands(*words), tmp_path) == set()
+
+
+def test_showing_a_ledger_that_paid_for_nothing_needs_no_accountant(tmp_path: Path) -> None:
+    opening = ("--hospital", "h03", "--population", "p", "--epsilon", "3", "--delta", "1e-5")
+    made = commands("ledger", "create", "h.ledger", *opening)
+    assert loaded_by(made + commands("ledger", "show", "h.ledger"), tmp_path) == {
+        "numpy", "sqlalchemy",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("module", ["fl_client.worker", "fl_server.runner"])
+def test_a_resident_process_starts_without_the_accountant(module: str, tmp_path: Path) -> None:
+    loaded = loaded_by(f"import fedcohort.{module}", tmp_path)
+    assert not loaded & {"dp_accounting", "torch", "matplotlib", "hydra"}
+    assert "flwr" in loaded
 
 
 def test_prediction_needs_no_flower(tmp_path: Path) -> None:

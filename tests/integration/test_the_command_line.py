@@ -576,3 +576,21 @@ def test_a_report_needs_a_finished_run(command: Command) -> None:
     code, _, hint = refusal(command("report", "run", "nowhere"))
     assert code == "results_missing"
     assert "run it again" in hint
+
+
+def test_one_hospitals_rows_are_cut_out_with_the_mapping_that_fits(
+    command: Command, tmp_path: Path
+) -> None:
+    listed = json.loads(command("data", "extract", "heart-disease").out)["sites"]
+    assert [row["site"] for row in listed] == [
+        "cleveland", "hungarian", "switzerland", "va_long_beach",
+    ]  # fmt: skip
+    asked = ("data", "extract", "heart-disease", "--site", "switzerland")
+    assert refusal(command(*asked))[0] == "missing_key"
+    answer = command(*asked, "--out", "data")
+    said = json.loads(answer.out)
+    assert said["rows"] == 123
+    assert said["mapping"] in answer.err
+    lines = (tmp_path / "data" / "extract.csv").read_text(encoding="utf-8").splitlines()
+    assert len(lines) == 1 + 123
+    assert refusal(command(*asked, "--out", "data"))[0] == "out_exists"

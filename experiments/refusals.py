@@ -1,0 +1,27 @@
+"""A refusal as people and scripts see it: one line, its remedy, and an exit code."""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+from ..privacy.errors import ConfigError, FedCohortError
+
+__all__ = ["file_refusal", "refuse"]
+
+
+def refuse(error: FedCohortError, console: Console) -> int:
+    """Print a refusal for people and return its exit code for scripts."""
+    console.print(f"[bold red]refused[/] ({error.code}): ", end="")
+    console.print(str(error), markup=False, soft_wrap=True)
+    if error.hint:
+        console.print(error.hint, style="dim", markup=False, soft_wrap=True)
+    return error.exit_code
+
+
+def file_refusal(error: OSError) -> ConfigError:
+    """Say in one line which file could not be read or written."""
+    return ConfigError(
+        "file_error",
+        f"{error.filename or 'a file'}: {error.strerror or type(error).__name__}",
+        hint="Check that the folder exists, is yours to write, and has room.",
+    )
