@@ -1,7 +1,7 @@
 """A federation as hospitals run it: Flower's own servers as processes, TLS, node keys, masks.
 
-A coordinator and three sites of the catalogue on loopback, each from its own folder, started by
-the same supervisors as at a hospital, once for all tests of this folder.
+A coordinator and three sites on loopback, each with an extract, a signed policy and a ledger of
+its own, started by the same supervisors as at a hospital, once for all tests of this folder.
 """
 
 from __future__ import annotations
@@ -14,22 +14,18 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fedcohort.datasets import LoadOptions, load_catalogue
-from fedcohort.fl_client.joining import join, sign_roster
+from fedcohort.fl_client.joining import sign_roster
 from fedcohort.fl_client.site import pin_roster
-from fedcohort.fl_client.site_setup import SiteSetup
 from fedcohort.fl_server import submitting
 from fedcohort.fl_server.coordinator_folder import init_coordinator, is_healthy
 from fedcohort.fl_server.coordinator_setup import CoordinatorSetup
 from fedcohort.fl_server.enrolment import add_signature, draft_roster, enrol, invite
-from fedcohort.privacy.budget import Budget
-from fedcohort.privacy.ledger.charges import Opening
-from fedcohort.privacy.ledger.store import SqliteLedger
 from fedcohort.privacy.secagg.roster_file import signed_roster_to_json
-from fedcohort.study.enrolment import JoinRequest
 from fedcohort.study.plan import Plan
 
 SITES = ("cleveland", "hungarian", "switzerland")
@@ -101,34 +97,25 @@ class Measured:
 class Federation:
     """Folders of a coordinator and three sites, and the processes that run from them."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, made_hospital: Callable[..., Any]) -> None:
         self.root = root
+        self.made_hospital = made_hospital
         self.names = SITES
         self.setup = CoordinatorSetup(
             folder=root / "coordinator",
             federation="test",
             names=("127.0.0.1",),
+            jurisdiction="CN",
             public_host="127.0.0.1",
             public_port=free_port(),
             loopback_port=free_port(),
         )
-        self.sites = {site: self._site(site) for site in SITES}
-        self.requests: dict[str, JoinRequest] = {}
+        self.sites: dict[str, Any] = {}
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.began = time.monotonic()
         self.steps: list[tuple[str, float]] = []
         self.plan = plan_under("none")
         self.ours: Measured | None = None
-
-    def _site(self, site: str) -> SiteSetup:
-        return SiteSetup(
-            folder=self.root / site,
-            site=site,
-            data="heart-disease",
-            superlink=f"127.0.0.1:{self.setup.public_port}",
-            runtime_port=free_port(),
-            unnoised=("gradient",),
-        )
 
     def free_port(self) -> int:
         return free_port()
@@ -137,18 +124,11 @@ class Federation:
         self.steps.append((what, time.monotonic() - self.began))
 
     def make_folders(self) -> None:
-        """Keys, certificates, ledgers, invitations and a roster that every site signed."""
+        """Keys, certificates, policies signed by two, ledgers, extracts, invitations."""
         init_coordinator(self.setup)
-        for site, setup in self.sites.items():
-            self.requests[site] = join(invite(self.setup, site, today=TODAY), setup, today=TODAY)
-            opening = Opening(
-                hospital=site,
-                population="heart",
-                kind="site",
-                budget=Budget(epsilon=3.0, delta=1e-5),
-                unnoised=True,
-            )
-            SqliteLedger.create(setup.ledger, opening).dispose()
+        for site in SITES:
+            invitation = invite(self.setup, site, today=TODAY)
+            self.sites[site] = self.made_hospital(self.root / site, invitation)
         self.step("folders")
 
     def start(self, name: str, module: str, folder: Path) -> None:
@@ -164,28 +144,27 @@ class Federation:
         self.step("SuperLink healthy")
 
     def enrol_everybody(self) -> None:
-        for request in self.requests.values():
-            enrol(self.setup, request, today=TODAY)
+        for hospital in self.sites.values():
+            enrol(self.setup, hospital.request, today=TODAY)
         self.agree_on_roster()
 
     def agree_on_roster(self) -> None:
         draft = signed_roster_to_json(draft_roster(self.setup, today=TODAY))
-        for site in SITES:
-            add_signature(self.setup, sign_roster(self.sites[site], draft), today=TODAY)
+        for site, hospital in self.sites.items():
+            add_signature(self.setup, sign_roster(hospital.folder, site, draft), today=TODAY)
         signed = self.setup.roster.read_text(encoding="utf-8")
-        for setup in self.sites.values():
-            roster = pin_roster(setup, signed, today=TODAY)
+        for site, hospital in self.sites.items():
+            roster = pin_roster(hospital.folder, site, signed, today=TODAY)
         self.plan = plan_under(roster.sha256.hex())
         self.step("enrolled, roster pinned")
 
     def approve(self, plan: Plan) -> None:
-        for setup in self.sites.values():
-            setup.approved.write_text(plan.sha256 + "\n", encoding="ascii")
-            setup.approved.chmod(0o600)
+        for hospital in self.sites.values():
+            hospital.approve(plan)
 
     def start_sites(self) -> None:
-        for site, setup in self.sites.items():
-            self.start(site, "fl_client.supervisor", setup.folder)
+        for site, hospital in self.sites.items():
+            self.start(site, "fl_client.supervisor", hospital.folder.root)
 
     def run_the_plan(self) -> None:
         run = submitting.submit(self.setup, self.plan)
@@ -206,11 +185,13 @@ class Federation:
 
 
 @pytest.fixture(scope="session")
-def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
+def federation(
+    tmp_path_factory: pytest.TempPathFactory, made_hospital: Callable[..., Any]
+) -> Iterator[Federation]:
     """A federation, cold: nothing is made and nothing runs before its clock starts."""
     root = tmp_path_factory.mktemp("federation")
     root.chmod(0o700)
-    found = Federation(root)
+    found = Federation(root, made_hospital)
     try:
         found.make_folders()
         found.start_coordinator()

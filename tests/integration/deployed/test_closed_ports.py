@@ -7,13 +7,14 @@ import ssl
 import subprocess
 import urllib.error
 import urllib.request
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fedcohort.fl_client.node_key import create_node_key
+from fedcohort.fl_client.site_folder import SiteFolder
+from fedcohort.fl_client.site_gate import in_force
 from fedcohort.fl_client.supervisor import site_services
 from fedcohort.fl_server.flower_compat import LinkGoneError, RunQueue
 from fedcohort.fl_server.flower_control import Control
@@ -90,14 +91,14 @@ def test_nobody_takes_a_run_or_a_task_without_the_secret(federation: Any) -> Non
 
 def test_a_node_that_was_never_enrolled_is_refused(federation: Any, tmp_path: Path) -> None:
     tmp_path.chmod(0o700)
-    one = federation.sites[federation.names[0]]
-    stranger = replace(one, folder=tmp_path, runtime_port=federation.free_port())
+    policy = in_force(federation.sites[federation.names[0]].folder)
+    stranger = SiteFolder(tmp_path)
     stranger.ca.write_bytes(federation.setup.ca.read_bytes())
     stranger.secret.write_bytes(os.urandom(48))
     for path in (stranger.ca, stranger.secret):
         path.chmod(0o600)
     create_node_key(stranger.node_key)
-    node = site_services(stranger)[0]
+    node = site_services(stranger, policy, federation.free_port())[0]
     done = subprocess.run(
         list(node.command), env=dict(node.environment), capture_output=True, timeout=90, check=False
     )

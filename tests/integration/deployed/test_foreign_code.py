@@ -12,15 +12,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from flwr.app import ConfigRecord, RecordDict
 
 from fedcohort.fl_server.coordinator_folder import coordinator_services, is_healthy
 from fedcohort.fl_server.exchange import Answers, exchange
 from fedcohort.fl_server.flower_compat import LinkGoneError, RunQueue
 from fedcohort.fl_server.flower_control import Control
-from fedcohort.study.bundle import MANIFEST, PROJECT_FILE, bundle_bytes
+from fedcohort.privacy.secagg.identity import load_identity
+from fedcohort.study.bundle import MANIFEST, PROJECT_FILE, bundle_bytes, bundle_sha256
+from fedcohort.study.submission import sign_submission
 
 pytestmark = pytest.mark.deploy
+
+PLAN = "ab" * 32
 
 
 def zipped(files: dict[str, bytes]) -> bytes:
@@ -72,12 +77,19 @@ def attacker(federation: Any, wait_until: Any) -> Iterator[Any]:
     federation.start_coordinator()
 
 
-def hello_under(federation: Any, bundle: bytes) -> Answers:
+def signed(federation: Any, bundle: bytes) -> dict[str, str]:
+    """The settings of a run that the coordinator's own key signed."""
+    identity = load_identity(federation.setup.identity)
+    name = hashlib.sha256(bundle).hexdigest()
+    return {"plan-sha256": PLAN, "submission": sign_submission(identity, name, PLAN)}
+
+
+def hello_under(federation: Any, bundle: bytes, settings: dict[str, str]) -> Answers:
     """Start a run of this bundle, take it as the attacker, and greet every site under it."""
     ca, secret = federation.setup.ca.read_bytes(), federation.setup.secret.read_bytes()
     control, queue = Control(federation.setup.loopback, ca, federation.setup.password), None
     try:
-        number = control.start(bundle, {"plan-sha256": ""})
+        number = control.start(bundle, settings)
         queue = RunQueue(federation.setup.loopback, ca, secret)
         taken = None
         for _ in range(100):
@@ -108,17 +120,29 @@ def hello_under(federation: Any, bundle: bytes) -> Answers:
 
 
 def test_the_attackers_way_works_with_our_own_bundle(attacker: Any) -> None:
-    answers = hello_under(attacker, bundle_bytes())  # the positive control
+    ours = bundle_bytes()
+    answers = hello_under(attacker, ours, signed(attacker, ours))  # the positive control
     assert {str(r.config_records["answer"]["site"]) for r in answers.replies.values()} == set(
         attacker.names
     )
+
+
+def test_a_run_that_the_coordinators_key_did_not_sign_is_refused(attacker: Any) -> None:
+    """Who has the operator's password and the database, and not the key of the roster."""
+    stranger = Ed25519PrivateKey.generate()
+    for signature in ("", sign_submission(stranger, bundle_sha256(), PLAN)):
+        settings = {"plan-sha256": PLAN, "submission": signature}
+        answers = hello_under(attacker, bundle_bytes(), settings)
+        assert {refusal.code for refusal in answers.refused.values()} == {"run_unsigned"}
+        assert len(answers.refused) == len(attacker.names)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_site_refuses_foreign_code(attacker: Any, kind: str, tmp_path: Path) -> None:
     marker = tmp_path / "it-ran"
     try:
-        answers = hello_under(attacker, foreign(kind, marker))
+        bundle = foreign(kind, marker)
+        answers = hello_under(attacker, bundle, signed(attacker, bundle))
     except LinkGoneError:
         assert kind == "an agent"  # Flower's own server has refused it
     else:

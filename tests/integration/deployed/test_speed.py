@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedcohort.fl_client.node_key import node_public_key
 from fedcohort.fl_server.coordinator_folder import is_healthy
 from fedcohort.fl_server.deployed import FOLDER_VARIABLE
 from fedcohort.fl_server.run_folder import RunFolder, result_of
@@ -53,8 +52,11 @@ from fedcohort.fl_client.app import PHASES, client_app
 from fedcohort.fl_client.door import NoDisclosureRules, SiteTerms
 from fedcohort.fl_client.gate import PlanGate
 from fedcohort.fl_client.node import Node
-from fedcohort.fl_client.site import _cohort
-from fedcohort.fl_client.site_setup import read_setup
+from fedcohort.fl_client.app import Teller
+from fedcohort.fl_client.site import cohort_of
+from fedcohort.fl_client.site_data import SiteData
+from fedcohort.fl_client.site_folder import SiteFolder
+from fedcohort.fl_client.site_gate import in_force
 from fedcohort.privacy.ledger.book import MemoryLedger
 from fedcohort.privacy.ledger.charges import Opening
 from fedcohort.privacy.secagg.identity import load_identity
@@ -77,26 +79,30 @@ def entropy(seed):
 
 
 def fresh(context):
-    setup = read_setup(Path(context.node_config["site-folder"]))
-    roster = signed_roster_from_json(setup.roster.read_text()).roster
-    session = SiteSession(roster=roster, name=setup.site, identity=load_identity(setup.identity),
-                          store=MemoryRoundStore(), entropy=entropy(setup.site.encode()))
-    opening = Opening(hospital=setup.site, population="x", kind="simulation", budget=None,
+    folder = SiteFolder(Path(context.node_config["site-folder"]))
+    policy = in_force(folder)
+    site = policy.site
+    data = SiteData.read(folder.root, site)
+    roster = signed_roster_from_json(folder.roster.read_text()).roster
+    session = SiteSession(roster=roster, name=site, identity=load_identity(folder.identity),
+                          store=MemoryRoundStore(), entropy=entropy(site.encode()))
+    opening = Opening(hospital=site, population="x", kind="simulation", budget=None,
                       unnoised=True)
     terms = SiteTerms(ledger=MemoryLedger(opening), disclosure=NoDisclosureRules(),
                       session=session, roster=roster.sha256.hex())
-    node = Node(site=setup.site, cohort=lambda plan: _cohort(setup), terms=lambda plan: terms,
-                gate=PlanGate(lambda plan: True))
-    return setup, client_app(lambda context: node, roster=lambda: terms.roster)
+    node = Node(site=site, cohort=lambda plan: cohort_of(policy, data, plan),
+                terms=lambda plan: terms, gate=PlanGate(lambda plan: True))
+    teller = Teller(hello=lambda plan: {"roster": terms.roster})
+    return folder, client_app(lambda context: node, teller)
 
 
 def answer(message, context):
-    setup, inner = fresh(context)
+    folder, inner = fresh(context)
     record = context.state.config_records.get("said", ConfigRecord({"messages": []}))
     began = time.monotonic()
     for earlier in record["messages"]:
         inner(message_from_proto(Proto.FromString(earlier)), context)
-    with open(setup.folder / "replayed.txt", "a") as file:
+    with open(folder.root / "replayed.txt", "a") as file:
         file.write(f"{time.monotonic() - began}\\n")
     kept = [*record["messages"], message_to_proto(message).SerializeToString()]
     context.state["said"] = ConfigRecord({"messages": kept})
@@ -167,24 +173,24 @@ class Stock:
 
     def register(self) -> None:
         facts = {}
-        for site, setup in self.federation.sites.items():
-            public = setup.folder / "node.pub"
-            public.write_text(node_public_key(setup.node_key), encoding="ascii")
-            said = self.flwr("supernode", "register", str(public), "fed", "--name", site)
-            identity = self.federation.requests[site].identity
+        for site, hospital in self.federation.sites.items():
+            public = str(hospital.folder.public_node_key)
+            said = self.flwr("supernode", "register", public, "fed", "--name", site)
+            identity = hospital.request.identity
             facts[site] = {"node_id": int(said["node-id"]), "identity": identity}
         self.setup.sites.write_text(json.dumps(facts), encoding="ascii")
         self.setup.sites.chmod(0o600)
 
     def start_nodes(self) -> None:
-        for site, setup in self.federation.sites.items():
+        for site, hospital in self.federation.sites.items():
+            folder = hospital.folder
             self.start(
                 f"stock-{site}",
                 *("flower-supernode", "--superlink", self.setup.loopback),
-                *("--root-certificates", str(setup.ca)),
-                *("--auth-supernode-private-key", str(setup.node_key)),
-                *("--host", "127.0.0.1", "--port", str(setup.runtime_port)),
-                *("--node-config", f'site-folder="{setup.folder}"'),
+                *("--root-certificates", str(folder.ca)),
+                *("--auth-supernode-private-key", str(folder.node_key)),
+                *("--host", "127.0.0.1", "--port", str(self.federation.free_port())),
+                *("--node-config", f'site-folder="{folder.root}"'),
             )
 
     def run(self) -> Path:
@@ -209,7 +215,7 @@ def stock(
     federation.stop()
     root = tmp_path_factory.mktemp("stock")
     root.chmod(0o700)
-    second = type(federation)(root)
+    second = type(federation)(root, federation.made_hospital)
     way = Stock(second)
     try:
         second.make_folders()
@@ -233,7 +239,7 @@ def stock(
 def test_ours_takes_at_most_half_of_what_flowers_own_way_takes(ours: Any, stock: Any) -> None:
     second, run = stock
     assert RunFolder(run).state().phase == "done", second.steps
-    logs = [setup.folder / "replayed.txt" for setup in second.sites.values()]
+    logs = [h.folder.root / "replayed.txt" for h in second.sites.values()]
     replayed = [list(map(float, log.read_text().split())) for log in logs]
     each = [max(parts) for parts in zip(*replayed, strict=False)]
     here, there = phases_of(ours.run), phases_of(run)
