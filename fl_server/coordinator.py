@@ -5,18 +5,20 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from flwr.serverapp import Grid
 
 from ..privacy.errors import ProtocolError
-from ..study.analysis import Result
+from ..study.analysis import Result, State
 from ..study.plan import Plan, analysis_of
 from ..study.rounds import terms_for
+from .checkpoint import Checkpoint
 from .masked import MaskedSums, Masking
-from .rounds import Patience, collect_sum, end, propose
+from .rounds import collect_sum
+from .sites import InterruptedRunError, Patience, Sites
 
-__all__ = ["Outcome", "run_plan"]
+__all__ = ["Journal", "Outcome", "outcome_of", "run_plan", "run_sites"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +40,16 @@ class Outcome:
     seconds: float
     dropped: tuple[str, ...]
     liars: tuple[str, ...] = ()
+
+
+class Journal:
+    """What is written down on the way; this one writes nothing."""
+
+    def opening(self, rounds: int) -> None:
+        """Sites are about to unmask the sum after so many others: it is never asked for again."""
+
+    def opened(self, checkpoint: Checkpoint) -> None:
+        """A sum was opened, or the result is there."""
 
 
 def run_plan(
@@ -65,53 +77,103 @@ def run_plan(
     """
     if tuple(sorted(nodes)) != plan.sites:
         raise ProtocolError("roster_mismatch", "the nodes are not the plan's sites")
-    patience = patience or Patience()
+    sites = Sites(grid=grid, nodes=nodes, plan=plan, patience=patience or Patience())
+    return run_sites(sites, masking=masking, on_round=on_round)
+
+
+def run_sites(
+    sites: Sites,
+    *,
+    masking: Masking | None = None,
+    on_round: Callable[[int], None] | None = None,
+    proposed: bool = False,
+    start: Checkpoint | None = None,
+    journal: Journal | None = None,
+) -> Outcome:
+    """Run a plan from its start, or from where an earlier coordinator stopped.
+
+    Args:
+        sites: The plan's sites and how to ask them.
+        masking: See `run_plan`, and so is `on_round`.
+        on_round: Called with the number of rounds done.
+        proposed: Whether every site holds the plan already.
+        start: Where it stands.
+        journal: Where it is written down how far it came.
+
+    Raises:
+        PolicyError: A site refused.
+        ProtocolError: Sites are missing, or the rounds ran out.
+        InterruptedRunError: It may be taken up again; no site was told that the plan has ended.
+    """
+    plan = sites.plan
+    start = start or Checkpoint(plan_sha256=plan.sha256, attempt=secrets.token_hex(16))
+    told = on_round or (lambda done: None)
     try:
-        return _run(plan, grid, nodes, masking, patience, on_round or (lambda done: None))
-    finally:
-        end(grid, nodes, plan, patience)
+        if not proposed:
+            sites.propose(sites.nodes)
+        done = _run(sites, masking, start, journal or Journal(), told)
+    except InterruptedRunError:
+        raise
+    except BaseException:
+        sites.end(sites.nodes)
+        raise
+    sites.end(sites.nodes, done.result)
+    return outcome_of(done)
+
+
+def outcome_of(done: Checkpoint) -> Outcome:
+    """Return what a run that has its result came to."""
+    if done.result is None:
+        raise ValueError("the run has no result yet")
+    return Outcome(
+        result=done.result,
+        rounds=done.rounds,
+        bytes_up=done.bytes_up,
+        seconds=done.seconds,
+        dropped=done.dropped,
+        liars=done.liars,
+    )
 
 
 def _run(
-    plan: Plan,
-    grid: Grid,
-    nodes: Mapping[str, int],
+    sites: Sites,
     masking: Masking | None,
-    patience: Patience,
+    start: Checkpoint,
+    journal: Journal,
     on_round: Callable[[int], None],
-) -> Outcome:
+) -> Checkpoint:
+    if start.result is not None:
+        return start
+    plan, began, done = sites.plan, time.monotonic() - start.seconds, start
     analysis = analysis_of(plan)
-    attempt = secrets.token_hex(16)
-    started = time.monotonic()
-    propose(grid, nodes, plan, patience)
     masked = None
     if plan.secagg == "masked":
         if masking is None:
             raise ProtocolError("no_session", "the plan masks sums and the coordinator cannot")
-        masked = MaskedSums(grid, nodes, plan, masking, patience)
-    state = analysis.initial()
-    bytes_up = 0
-    dropped: set[str] = set()
-    liars: set[str] = set()
-    for done in range(1, plan.max_rounds + 1):
-        terms = terms_for(plan, analysis, state, attempt)
+        masked = MaskedSums(
+            sites, masking, life=start.life, opening=lambda: journal.opening(done.rounds)
+        )
+    state = analysis.initial() if start.state is None else start.state
+    while done.rounds < plan.max_rounds:
+        terms = terms_for(plan, analysis, state, start.attempt)
         if masked is None:
-            summed = collect_sum(grid, nodes, plan, terms, state, patience)
+            summed = collect_sum(sites, terms, state)
         else:
             summed = masked.collect(terms, state)
-        bytes_up += summed.bytes_up
-        dropped.update(summed.dropped)
-        liars.update(summed.liars)
         after = analysis.step(state, summed.total)
-        on_round(done)
+        done = replace(
+            done,
+            state=after if isinstance(after, State) else None,
+            result=after if isinstance(after, Result) else None,
+            rounds=done.rounds + 1,
+            bytes_up=done.bytes_up + summed.bytes_up,
+            seconds=time.monotonic() - began,
+            dropped=tuple(sorted({*done.dropped, *summed.dropped})),
+            liars=tuple(sorted({*done.liars, *summed.liars})),
+        )
+        journal.opened(done)
+        on_round(done.rounds)
         if isinstance(after, Result):
-            return Outcome(
-                result=after,
-                rounds=done,
-                bytes_up=bytes_up,
-                seconds=time.monotonic() - started,
-                dropped=tuple(sorted(dropped)),
-                liars=tuple(sorted(liars)),
-            )
+            return done
         state = after
     raise ProtocolError("rounds_exhausted", f"no result within {plan.max_rounds} rounds")

@@ -8,47 +8,44 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import time
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
-from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.app import Context
 from flwr.serverapp import Grid
 
-from ..hosting import read_private
+from ..hosting import read_private, replace_file
 from ..privacy.errors import ConfigError, FedCohortError, PolicyError, ProtocolError
 from ..privacy.secagg.identity import load_identity
+from ..privacy.secagg.roster import Roster
 from ..privacy.secagg.roster_file import signed_roster_from_json
 from ..study.plan import Plan
 from .app import server_app
-from .coordinator import run_plan
+from .checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from .coordinator import Journal, Outcome, outcome_of, run_sites
 from .coordinator_setup import CoordinatorSetup, read_coordinator
-from .exchange import exchange
-from .masked import Masking
-from .rounds import Patience, raise_refusal
+from .flower_compat import LINK_PATIENCE_S, LinkGoneError, RunNotRunningException
+from .gathering import Pause, Waiting, gather_approvals, greet, wait_until_online
+from .masked import MAX_LIVES, Masking
+from .paced_grid import PacedGrid
 from .run_folder import RunFolder
+from .sites import InterruptedRunError, Sites
 
-__all__ = ["FOLDER_VARIABLE", "Waiting", "app", "coordinate", "enrolled", "give_up_unfinished"]
+__all__ = [
+    "FOLDER_VARIABLE",
+    "Waiting",
+    "app",
+    "check_roster",
+    "coordinate",
+    "enrolled",
+    "submitted_plan",
+]
 
 FOLDER_VARIABLE = "FEDCOHORT_COORDINATOR"
-_LOOK_S = 0.3
-_HELLO_S = 30.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Waiting:
-    """How long a run waits; it changes speed, never the guarantee.
-
-    Attributes:
-        sites_s: For the plan's sites to come online.
-        poll_s: Between looks for answers; each costs the SuperLink about 20 ms.
-        patience: Within the plan.
-    """
-
-    sites_s: float = 300.0
-    poll_s: float = 0.2
-    patience: Patience = Patience(timeout_s=90.0, attempts=2)  # noqa: RUF009  # frozen
+_OPENING = "opening.json"
 
 
 def coordinate(
@@ -58,59 +55,159 @@ def coordinate(
     run_id: int,
     plan_sha256: str,
     waiting: Waiting | None = None,
+    pause: Pause = time.sleep,
 ) -> str:
-    """Run a submitted plan; return "" or the code of why it failed. Both are in its folder."""
+    """Run a submitted plan, or go on with it; return "" or the code of why it failed.
+
+    Args:
+        setup: The coordinator.
+        grid: Flower's Grid of the run at hand.
+        run_id: Names the run's folder, which holds the result or the reason, and how far it came.
+        plan_sha256: The plan.
+        waiting: How long to wait for whom.
+        pause: Sleeps, also for no time at all wherever the run may be left and taken up again.
+
+    Raises:
+        InterruptedRunError: `pause` said to leave; the run has not ended.
+    """
     run = RunFolder(setup.runs / str(run_id))
-    waiting = waiting or Waiting()
     try:
         plan = submitted_plan(setup, plan_sha256)
+        start = _taken_up(run, plan)
         run.tell("started", plan_sha256=plan.sha256, sites=list(plan.sites))
-        paced = _PacedGrid(grid, run, waiting.poll_s)
-        nodes = _online(setup, plan, paced, run, waiting.sites_s)
-        masking = _masking(setup, plan)
-        _greet(plan, paced, nodes)
-        run.tell("online")
-        outcome = run_plan(
-            plan,
-            paced,
-            nodes,
-            masking=masking,
-            patience=waiting.patience,
-            on_round=lambda done: run.tell("round", round=done),
-        )
+        outcome = _run(setup, plan, grid, run, start, waiting or Waiting(), pause)
     except FedCohortError as error:
         run.fail(error)
         return error.code
+    except LinkGoneError:
+        gone = ProtocolError(
+            "superlink_gone",
+            f"the SuperLink did not answer for {LINK_PATIENCE_S:.0f} s",
+            hint="Its log is logs/superlink.log.",
+        )
+        run.fail(gone)
+        return gone.code
+    except InterruptedRunError:
+        raise
     except Exception as error:  # whoever waits for the run must learn that it has ended
         failed = ProtocolError(
             "coordinator_error",
             f"the coordinator failed: {type(error).__name__}",
             hint="Its log has the place; nothing of the round was opened.",
         )
-        run.fail(failed)
+        if not isinstance(error, RunNotRunningException):  # stopped; or taken up again
+            run.fail(failed)
         raise
     run.finish(plan.sha256, outcome)
     return ""
 
 
-def give_up_unfinished(setup: CoordinatorSetup) -> None:
-    """Say of every run that this runner's last life left open that it is lost.
+def _run(
+    setup: CoordinatorSetup,
+    plan: Plan,
+    grid: Grid,
+    run: RunFolder,
+    start: Checkpoint,
+    waiting: Waiting,
+    pause: Pause,
+) -> Outcome:
+    known = enrolled(setup)
+    paced = PacedGrid(grid, run, waiting.poll_s)
+    if start.result is not None:  # all that is left is to tell
+        told = {site: known[site] for site in plan.sites if site in known}
+        Sites(grid=paced, nodes=told, plan=plan, patience=waiting.patience).end(told, start.result)
+        return outcome_of(start)
 
-    A run's keys and state were in that process: it cannot go on, and sites spent nothing on
-    sums that were not opened but what their ledgers say.
+    def stay(seconds: float) -> None:
+        pause(0.0)
+        time.sleep(seconds)
+
+    def online(patience_s: float, doing: Pause = pause) -> dict[str, int]:
+        return wait_until_online(plan, known, paced, run, patience_s=patience_s, pause=doing)
+
+    def back() -> None:
+        try:  # another run would make the sites forget the keys of this one
+            online(waiting.back_s, stay)
+        except ProtocolError as error:
+            if error.code != "sites_offline":  # the round will tell whether enough are there
+                raise
+        run.tell("online")
+
+    def on_round(done: int) -> None:
+        run.tell("round", round=done)
+        pause(0.0)
+
+    nodes = online(waiting.sites_s)
+    masking = _masking(setup, plan)
+    sites = Sites(
+        grid=paced,
+        nodes=nodes,
+        plan=plan,
+        patience=waiting.patience,
+        jurisdiction=setup.jurisdiction,
+        back=back,
+    )
+    greet(sites)
+    paced.quiet = True
+    if gather_approvals(sites, run, patience_s=waiting.approval_s, pause=pause):
+        online(waiting.sites_s)
+    paced.quiet = False
+    run.tell("online")
+    return run_sites(
+        sites,
+        masking=masking,
+        on_round=on_round,
+        proposed=True,
+        start=start,
+        journal=_RunJournal(run.folder),
+    )
+
+
+class _RunJournal(Journal):
+    """Keeps in the run's folder how far it came."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def opening(self, rounds: int) -> None:
+        replace_file(self._folder / _OPENING, json.dumps({"rounds": rounds}).encode())
+
+    def opened(self, checkpoint: Checkpoint) -> None:
+        write_checkpoint(self._folder, checkpoint)
+
+
+def _taken_up(run: RunFolder, plan: Plan) -> Checkpoint:
+    """Return where a run stands, having written down that it is taken up.
+
+    Raises:
+        ProtocolError: `checkpoint_unreadable`, or `sum_lost` or `run_lost`: it cannot go on.
     """
-    for folder in sorted(setup.runs.iterdir()):
-        run = RunFolder(folder)
-        begun = any(event["event"] == "started" for event in run.events())
-        if begun and not run.state().ended:
-            run.fail(
-                ProtocolError(
-                    "run_lost",
-                    "the coordinator stopped in the middle of the run",
-                    hint="Submit the plan again; sites answer a plan's rounds once, so a plan "
-                    "that had begun needs a new name.",
-                )
+    found = read_checkpoint(run.folder)
+    if found is None:
+        start = Checkpoint(plan_sha256=plan.sha256, attempt=secrets.token_hex(16))
+    else:
+        start = replace(found, life=found.life + 1)
+        if start.plan_sha256 != plan.sha256 or start.life >= MAX_LIVES:
+            raise ProtocolError(
+                "run_lost",
+                "the run stopped too often, or is another plan's",
+                hint="Submit the plan again under a new name.",
             )
+        _check_no_sum_is_lost(run.folder, start)
+    write_checkpoint(run.folder, start)
+    return start
+
+
+def _check_no_sum_is_lost(folder: Path, start: Checkpoint) -> None:
+    path = folder / _OPENING
+    opening = json.loads(read_private(path))["rounds"] if path.exists() else -1
+    if start.result is None and opening == start.rounds:
+        raise ProtocolError(
+            "sum_lost",
+            f"the coordinator stopped while sum {opening + 1} was being opened: sites hand their "
+            "shares over once",
+            hint="Submit the plan again under a new name.",
+        )
 
 
 def submitted_plan(setup: CoordinatorSetup, plan_sha256: str) -> Plan:
@@ -142,129 +239,32 @@ def enrolled(setup: CoordinatorSetup) -> dict[str, int]:
     return {site: int(facts["node_id"]) for site, facts in found.items()}
 
 
-def _online(
-    setup: CoordinatorSetup, plan: Plan, grid: Grid, run: RunFolder, patience_s: float
-) -> dict[str, int]:
-    """Wait until the plan's sites are there; which node is which site, enrolment decided."""
-    known = enrolled(setup)
-    strangers = [site for site in plan.sites if site not in known]
-    if strangers:
-        raise ConfigError(
-            "site_not_enrolled",
-            f"the plan names sites that were never enrolled here: {', '.join(strangers)}",
-            hint="fedcohort coordinator enrol REQUEST",
-        )
-    deadline = time.monotonic() + patience_s
-    told: list[str] | None = None
-    while True:
-        here = set(grid.get_node_ids())
-        missing = [site for site in plan.sites if known[site] not in here]
-        if not missing:
-            return {site: known[site] for site in plan.sites}
-        if missing != told:
-            run.tell("waiting", missing=missing)
-            told = missing
-        if time.monotonic() > deadline:
-            raise ProtocolError(
-                "sites_offline",
-                f"not online within {patience_s:.0f} s: {', '.join(missing)}",
-                hint="Ask their data teams whether `fedcohort site status` says running.",
-            )
-        time.sleep(_LOOK_S)
+def check_roster(setup: CoordinatorSetup, plan: Plan) -> Roster | None:
+    """Return the roster in force, which must be the plan's; None where neither has one.
 
-
-def _greet(plan: Plan, grid: Grid, nodes: Mapping[str, int]) -> None:
-    """Ask each node who it is; a node that says another site's name is refused."""
-    content = RecordDict({"hello": ConfigRecord({"plan_sha256": plan.sha256})})
-    answers = exchange(grid, nodes, "query.hello", content, group="hello", timeout_s=_HELLO_S)
-    raise_refusal(answers.refused)
-    for site in nodes:
-        reply = answers.replies.get(site)
-        if reply is None:
-            raise ProtocolError(
-                "site_silent",
-                f"{site} is online and does not answer",
-                hint="Its worker may be down: `fedcohort site status` there.",
-            )
-        said = reply.config_records.get("answer", ConfigRecord())
-        if said.get("site") != site:
-            raise ProtocolError("site_mismatch", f"the node of {site} says it is another site")
-        if plan.secagg == "masked" and said.get("roster") != plan.roster:
-            raise PolicyError(
-                "roster_mismatch",
-                f"{site} pinned another roster than the plan's",
-                hint="Hand it the roster in force, or plan anew.",
-            )
-
-
-def _masking(setup: CoordinatorSetup, plan: Plan) -> Masking | None:
-    if plan.secagg != "masked":
-        return None
+    Raises:
+        ConfigError: `no_roster`: the plan masks sums, and none is in force.
+        PolicyError: `roster_mismatch`.
+    """
     if not setup.roster.exists():
+        if plan.secagg != "masked":
+            return None
         raise ConfigError("no_roster", "no roster is in force here", hint="Sites sign one first.")
     roster = signed_roster_from_json(read_private(setup.roster).decode()).roster
     if roster.sha256.hex() != plan.roster:
         raise PolicyError(
             "roster_mismatch",
-            "the plan masks under another roster than the one in force",
+            "the plan is made under another roster than the one in force",
             hint="Make the plan anew, with the hash of the roster in force.",
         )
+    return roster
+
+
+def _masking(setup: CoordinatorSetup, plan: Plan) -> Masking | None:
+    roster = check_roster(setup, plan)
+    if roster is None or plan.secagg != "masked":
+        return None
     return Masking(roster=roster, identity=load_identity(setup.identity))
-
-
-class _PacedGrid(Grid):
-    """Flower's Grid, looked at no more often than makes sense; times each exchange."""
-
-    def __init__(self, grid: Grid, run: RunFolder, poll_s: float) -> None:
-        self._grid = grid
-        self._folder = run
-        self._poll_s = poll_s
-        self._started = self._looked = 0.0
-        self._action = ""
-        self._open: set[str] = set()
-
-    @property
-    def run(self):  # type: ignore[no-untyped-def]  # Flower's own type
-        return self._grid.run
-
-    def set_run(self, run) -> None:  # type: ignore[no-untyped-def]
-        self._grid.set_run(run)
-
-    def create_message(
-        self,
-        content: RecordDict,
-        message_type: str,
-        dst_node_id: int,
-        group_id: str,
-        ttl: float | None = None,
-    ) -> Message:
-        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
-
-    def get_node_ids(self) -> Iterable[int]:
-        return self._grid.get_node_ids()
-
-    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        sent = list(messages)
-        self._started = time.monotonic()
-        self._action = sent[0].metadata.message_type if sent else ""
-        names = list(self._grid.push_messages(sent))
-        self._open = set(names)
-        return names
-
-    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        time.sleep(max(0.0, self._looked + self._poll_s - time.monotonic()))
-        found = list(self._grid.pull_messages(message_ids))
-        self._looked = time.monotonic()
-        self._open -= {reply.metadata.reply_to_message_id for reply in found}
-        if found and not self._open:
-            seconds = round(self._looked - self._started, 3)
-            self._folder.tell("phase", action=self._action, seconds=seconds)
-        return found
-
-    def send_and_receive(
-        self, messages: Iterable[Message], *, timeout: float | None = None
-    ) -> Iterable[Message]:
-        return self._grid.send_and_receive(messages, timeout=timeout)
 
 
 def _run_here(grid: Grid, context: Context) -> None:

@@ -72,15 +72,18 @@ def exchange(
     def for_site(site: str) -> RecordDict:
         return content if isinstance(content, RecordDict) else content[site]
 
+    if not nodes:
+        return Answers(replies={})
     messages = [
         Message(for_site(site), node, action, group_id=group, ttl=timeout_s)
         for site, node in nodes.items()
     ]
     sent = list(grid.push_messages(messages))
-    waiting = dict(zip(sent, nodes, strict=True))
+    # The SuperLink gives no id to a message for a node that it does not know, or not yet.
+    waiting = {name: site for name, site in zip(sent, nodes, strict=True) if name}
     replies: dict[str, RecordDict] = {}
     refused: dict[str, Refusal] = {}
-    silent: list[str] = []
+    silent = sorted(set(nodes) - set(waiting.values()))
     deadline = time.monotonic() + timeout_s
     while waiting:
         for reply in grid.pull_messages(list(waiting)):

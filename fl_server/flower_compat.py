@@ -12,13 +12,13 @@ import asyncio
 import importlib
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import httpx
 import uvicorn
-from flwr.app import Context, RecordDict
+from flwr.app import Context, Message, RecordDict
 from flwr.common import serde
 from flwr.common.constant import SubStatus
 from flwr.proto import runtime_pb2
@@ -30,8 +30,12 @@ from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supercore.task_identity import TaskIdentity
 from flwr.superlink.grid import HttpGrid
 
+from .sites import InterruptedRunError
+
 __all__ = [
+    "LINK_PATIENCE_S",
     "LinkGoneError",
+    "LinkGrid",
     "OpenRun",
     "RunInput",
     "RunNotRunningException",
@@ -42,10 +46,16 @@ __all__ = [
 _COMPONENT = "flwr-serverapp"
 _ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
 _HEARTBEAT_S = 12.0
+LINK_PATIENCE_S = 120.0  # a SuperLink that its supervisor restarts is back within 10 to 30
 
 
-class LinkGoneError(Exception):
+class LinkGoneError(InterruptedRunError):
     """The SuperLink does not answer, or does not know our secret or task."""
+
+    @property
+    def refused(self) -> bool:
+        """Whether it answered, with a no."""
+        return str(self).startswith("HTTP 4")
 
 
 def run_superlink(
@@ -167,8 +177,11 @@ class OpenRun:
 
     def __init__(self, address: str, ca: bytes, token: str) -> None:
         self._grid = HttpGrid(address, False, ca, token=token)
+        # Flower asks again by itself, with back-off, and would do so for ever.
+        self._grid._retry_invoker.max_time = LINK_PATIENCE_S
         self._client = self._grid._runtime_client  # one connection for the grid and for us
         self._context: Context | None = None
+        self._identity = (0, 0, 0)
         self._closed = threading.Event()
         threading.Thread(target=self._beat, name="run-heartbeat", daemon=True).start()
 
@@ -182,9 +195,8 @@ class OpenRun:
             found = self._client.PullTaskInput(runtime_pb2.PullTaskInputRequest())
         except (httpx.HTTPError, ValueError) as error:
             raise LinkGoneError(type(error).__name__) from error
-        TaskIdentity.task_id = found.task_id
-        TaskIdentity.run_id = found.run.run_id
-        TaskIdentity.node_id = found.context.node_id
+        self._identity = found.task_id, found.run.run_id, found.context.node_id
+        self.here()
         run = serde.run_from_proto(found.run)
         self._grid.set_run(run)
         self._context = serde.context_from_proto(found.context)
@@ -192,9 +204,13 @@ class OpenRun:
             run_id=run.run_id,
             settings=dict(run.override_config),
             bundle=bytes(found.fab.content),
-            grid=self._grid,
+            grid=LinkGrid(self._grid),
             context=self._context,
         )
+
+    def here(self) -> None:
+        """Say that this process speaks for this run: Flower stamps its messages so."""
+        TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = self._identity
 
     def end(self, code: str = "") -> None:
         """End the run; with a code, as failed."""
@@ -222,3 +238,59 @@ class OpenRun:
                 self._client.SendTaskHeartbeat(runtime_pb2.SendTaskHeartbeatRequest())
             except (httpx.HTTPError, ValueError, RuntimeError, RunNotRunningException):
                 continue
+
+
+class LinkGrid(Grid):
+    """Flower's Grid, whose last word on a lost connection is ours.
+
+    Args:
+        grid: Asks again by itself for a while: a push that is repeated is one push.
+    """
+
+    def __init__(self, grid: Grid) -> None:
+        self._grid = grid
+
+    @property
+    def run(self) -> Any:
+        """The run of this grid."""
+        return self._grid.run
+
+    def set_run(self, run: Any) -> None:
+        """Set the run."""
+        self._grid.set_run(run)
+
+    def create_message(
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
+    ) -> Message:
+        """Make a message (Flower's old way)."""
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+
+    def get_node_ids(self) -> Iterable[int]:
+        """Return the nodes that are online."""
+        return _reached(self._grid.get_node_ids)
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Send messages."""
+        return _reached(self._grid.push_messages, list(messages))
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Return the replies that are there."""
+        return _reached(self._grid.pull_messages, list(message_ids))
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
+        """Push, then pull until all are there."""
+        return _reached(self._grid.send_and_receive, list(messages), timeout=timeout)
+
+
+def _reached(call: Callable[..., Any], *positional: Any, **named: Any) -> list[Any]:
+    try:
+        return list(call(*positional, **named))
+    except httpx.HTTPError as error:
+        raise LinkGoneError(type(error).__name__) from error

@@ -6,7 +6,6 @@ A sum is opened only with at least the plan's number of sites, never with less n
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -15,39 +14,14 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
-from ..privacy.errors import PolicyError, ProtocolError
+from ..privacy.errors import ProtocolError
 from ..privacy.secagg.plain import UnsafePlaintextSum
 from ..study.analysis import State, Total
 from ..study.plan import Plan
 from ..study.rounds import RoundTerms
-from .exchange import Refusal, exchange
+from .sites import Patience, Sites
 
-__all__ = [
-    "Patience",
-    "SummedRound",
-    "collect_sum",
-    "end",
-    "propose",
-    "raise_refusal",
-    "round_content",
-]
-
-
-_END_TIMEOUT_S = 5.0
-_log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Patience:
-    """How long the coordinator waits; it changes speed, never the guarantee.
-
-    Attributes:
-        timeout_s: Deadline of one attempt.
-        attempts: How often silent sites are asked in all.
-    """
-
-    timeout_s: float = 60.0
-    attempts: int = 3
+__all__ = ["Patience", "SummedRound", "collect_sum", "propose", "round_content"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,19 +41,6 @@ class SummedRound:
     liars: tuple[str, ...] = ()
 
 
-def end(grid: Grid, nodes: Mapping[str, int], plan: Plan, patience: Patience) -> None:
-    """Tell every site that the plan has ended: what it set aside and did not spend is free again.
-
-    A site that does not hear it keeps the price set aside, which hurts nobody but itself.
-    """
-    content = RecordDict({"plan": ConfigRecord({"sha256": plan.sha256})})
-    wait = min(patience.timeout_s, _END_TIMEOUT_S)
-    try:
-        exchange(grid, nodes, "query.close", content, group="plan", timeout_s=wait)
-    except Exception as error:  # the run has its result, or its own reason, already
-        _log.warning("the end of the plan was not told: %s", type(error).__name__)
-
-
 def propose(grid: Grid, nodes: Mapping[str, int], plan: Plan, patience: Patience) -> None:
     """Hand the plan to every site; all of them must accept it.
 
@@ -87,31 +48,10 @@ def propose(grid: Grid, nodes: Mapping[str, int], plan: Plan, patience: Patience
         PolicyError: A site refused; its code is ours.
         ProtocolError: `site_silent`: a site did not answer; `site_error`: it failed.
     """
-    content = RecordDict({"plan": ConfigRecord({"json": plan.to_json()})})
-    waiting = dict(nodes)
-    for _ in range(patience.attempts):
-        answers = exchange(
-            grid, waiting, "query.propose", content, group="plan", timeout_s=patience.timeout_s
-        )
-        raise_refusal(answers.refused)
-        waiting = {site: nodes[site] for site in answers.silent}
-        if not waiting:
-            return
-    raise ProtocolError(
-        "site_silent",
-        f"no answer to the plan from: {', '.join(sorted(waiting))}",
-        hint="Check that the sites' nodes are running, or plan without them.",
-    )
+    Sites(grid=grid, nodes=nodes, plan=plan, patience=patience).propose(nodes)
 
 
-def collect_sum(
-    grid: Grid,
-    nodes: Mapping[str, int],
-    plan: Plan,
-    terms: RoundTerms,
-    state: State,
-    patience: Patience,
-) -> SummedRound:
+def collect_sum(sites: Sites, terms: RoundTerms, state: State) -> SummedRound:
     """Run one round.
 
     Raises:
@@ -121,23 +61,19 @@ def collect_sum(
     """
     content = round_content(terms, state)
     vectors: dict[str, NDArray[np.int64]] = {}
-    waiting = dict(nodes)
-    for _ in range(patience.attempts):
-        answers = exchange(
-            grid,
-            waiting,
-            "train.report",
-            content,
-            group=str(terms.round),
-            timeout_s=patience.timeout_s,
+    waiting = tuple(sites.nodes)
+    fewest = sites.plan.fewest_sites
+    for attempt in range(sites.patience.attempts):
+        if attempt and len(vectors) < fewest:
+            sites.back()
+        answers = sites.ask_again_if_forgotten(
+            waiting, "train.report", content, group=str(terms.round)
         )
-        raise_refusal(answers.refused)
         for site, reply in answers.replies.items():
             vectors[site] = _vector(reply, terms.size)
-        waiting = {site: nodes[site] for site in answers.silent}
+        waiting = answers.silent
         if not waiting:
             break
-    fewest = plan.fewest_sites
     if len(vectors) < fewest:
         raise ProtocolError(
             "too_few_sites",
@@ -145,10 +81,10 @@ def collect_sum(
             f"silent: {', '.join(sorted(waiting))}",
             hint="Wait for the silent sites, or plan with fewer; nothing of this round was opened.",
         )
-    sites = tuple(sorted(vectors))
-    summed = UnsafePlaintextSum(terms.size).add([vectors[site] for site in sites])
+    summing = tuple(sorted(vectors))
+    summed = UnsafePlaintextSum(terms.size).add([vectors[site] for site in summing])
     return SummedRound(
-        total=Total(vector=terms.encoding.decode(summed), sites=sites),
+        total=Total(vector=terms.encoding.decode(summed), sites=summing),
         bytes_up=sum(vector.nbytes for vector in vectors.values()),
         dropped=tuple(sorted(waiting)),
     )
@@ -172,32 +108,3 @@ def round_content(terms: RoundTerms, state: State, round_plan: bytes = b"") -> R
             "state": ArrayRecord({name: Array(array) for name, array in state.arrays.items()}),
         }
     )
-
-
-def raise_refusal(refused: Mapping[str, Refusal]) -> None:
-    """Raise the first site's refusal, as the kind of error that it is.
-
-    Raises:
-        PolicyError: A rule of the site said no.
-        ProtocolError: A check of the protocol, or the site's software, failed.
-    """
-    for site, refusal in sorted(refused.items()):
-        if refusal.code == "site_error":  # no rule said no: its software failed
-            raise ProtocolError(
-                refusal.code,
-                f"the analysis failed at the site {site}; its reason stays there",
-                hint="Its data team finds the reason in the node's own log (in a simulation: "
-                "run again with FEDCOHORT_LOG=WARNING).",
-            )
-        if refusal.broken:
-            raise ProtocolError(
-                refusal.code,
-                f"the site {site} broke off the round: {refusal.code}",
-                hint="Look the code up in docs/reference/errors.md; nothing of the round was "
-                "opened.",
-            )
-        raise PolicyError(
-            refusal.code,
-            f"the site {site} refused: {refusal.code}",
-            hint="Its data team finds the reason in the node's own log.",
-        )

@@ -24,15 +24,27 @@ from .coordinator import Outcome
 
 __all__ = ["RunFolder", "RunState", "result_of"]
 
+_FLOWER_RUN = "flower.json"
+# What an event says about where the run stands; the last one counts.
+_PHASES = {
+    "waiting": "waiting",
+    "approval": "approval",
+    "online": "running",
+    "approved": "running",
+    "round": "running",
+    "resumed": "submitted",
+}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunState:
     """Where a run stands.
 
     Attributes:
-        phase: `submitted`, `waiting`, `running`, `done` or `failed`.
+        phase: `submitted`, `waiting` for sites to be online, `approval`: people of sites have
+            to decide, `running`, `done` or `failed`.
         rounds: Sums opened so far.
-        waiting_for: Sites that are not online.
+        waiting_for: Sites that are not online, or whose people have not decided.
         code: Why it failed.
         text: The same for people.
         hint: What to do about it.
@@ -101,11 +113,17 @@ class RunFolder:
             self.tell("failed", code=error.code)
 
     def events(self) -> list[dict[str, Any]]:
-        """Return what happened so far."""
+        """Return what happened so far; a line that a crash cut short is left out."""
         path = self.folder / "progress.jsonl"
         if not path.exists():
             return []
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        found = []
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            try:
+                found.append(json.loads(line))
+            except ValueError:
+                continue
+        return found
 
     def state(self) -> RunState:
         """Return where the run stands."""
@@ -117,12 +135,25 @@ class RunFolder:
         if failure.exists():
             found = json.loads(failure.read_bytes())
             return RunState(phase="failed", rounds=rounds, **found)
-        if any(event["event"] == "online" for event in events):
-            return RunState(phase="running", rounds=rounds)
-        missing = [event["missing"] for event in events if event["event"] == "waiting"]
-        if missing:
-            return RunState(phase="waiting", waiting_for=tuple(missing[-1]))
-        return RunState(phase="submitted")
+        telling = [event for event in events if event["event"] in _PHASES]
+        if not telling:
+            return RunState(phase="submitted", rounds=rounds)
+        last = telling[-1]
+        waiting_for = tuple(last.get("missing", ()))
+        return RunState(phase=_PHASES[last["event"]], rounds=rounds, waiting_for=waiting_for)
+
+    @property
+    def flower_run(self) -> int:
+        """Flower's number of the run; another one where the run was taken up again."""
+        path = self.folder / _FLOWER_RUN
+        if path.exists():
+            return int(json.loads(path.read_bytes())["run"])
+        return int(self.folder.name)
+
+    def is_now(self, flower_run: int) -> None:
+        """Say that Flower knows the run by another number from now on."""
+        private_folder(self.folder)
+        replace_file(self.folder / _FLOWER_RUN, json.dumps({"run": flower_run}).encode())
 
 
 def result_of(folder: Path) -> Outcome:

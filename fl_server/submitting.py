@@ -1,10 +1,13 @@
-"""The operator's verbs on runs: submit a plan, see where it stands, stop it."""
+"""The operator's verbs on runs: submit a plan, see where it stands, read its log, stop it."""
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from ..hosting import read_private, replace_file, running_state
 from ..privacy.errors import ConfigError, ProtocolError
@@ -12,14 +15,16 @@ from ..study.bundle import bundle_bytes
 from ..study.plan import Plan
 from .coordinator_folder import is_healthy
 from .coordinator_setup import CoordinatorSetup
-from .deployed import enrolled
+from .deployed import check_roster, enrolled
 from .flower_compat import LinkGoneError
 from .flower_control import Control
+from .resuming import run_settings
 from .run_folder import RunFolder, RunState
 
-__all__ = ["CoordinatorStatus", "run_state", "status", "stop_run", "submit", "wait"]
+__all__ = ["CoordinatorStatus", "logs", "run_state", "status", "stop_run", "submit", "wait"]
 
 _LOOK_S = 0.3
+_TAIL_BYTES = 4 * 2**10  # of each log
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,8 +49,10 @@ def submit(setup: CoordinatorSetup, plan: Plan) -> int:
 
     Raises:
         ConfigError: `site_not_enrolled` or `no_roster`.
-        ProtocolError: `roster_mismatch` or `superlink_gone`.
+        PolicyError: `roster_mismatch`: it is made under another roster than the one in force.
+        ProtocolError: `superlink_gone`.
     """
+    check_roster(setup, plan)
     strangers = sorted(set(plan.sites) - set(enrolled(setup)))
     if strangers:
         raise ConfigError(
@@ -55,7 +62,7 @@ def submit(setup: CoordinatorSetup, plan: Plan) -> int:
         )
     replace_file(setup.plans / f"{plan.sha256}.json", plan.to_json().encode())
     with _Operator(setup) as control:
-        run_id = control.start(bundle_bytes(), {"plan-sha256": plan.sha256})
+        run_id = control.start(bundle_bytes(), run_settings(setup, plan.sha256))
     # The runner may have taken it already; its own events are in the same file.
     RunFolder(setup.runs / str(run_id)).tell("submitted", plan_sha256=plan.sha256)
     return run_id
@@ -102,10 +109,45 @@ def stop_run(setup: CoordinatorSetup, run_id: int) -> None:
     """
     if run_state(setup, run_id).ended:
         return
+    run = RunFolder(setup.runs / str(run_id))
     with _Operator(setup) as control:
-        control.stop(run_id)
-    stopped = ProtocolError("run_stopped", "the run was stopped before it had a result")
-    RunFolder(setup.runs / str(run_id)).fail(stopped)
+        run.tell("stopping")  # before it is: a run that Flower gave up by itself is taken up again
+        try:
+            control.stop(run.flower_run)
+        except LinkGoneError as gone:
+            if not gone.refused:  # Flower had given it up already
+                raise
+    run.fail(ProtocolError("run_stopped", "the run was stopped before it had a result"))
+
+
+def logs(setup: CoordinatorSetup, run_id: int | None = None) -> str:
+    """Return what happened in a run, a line an event; or the ends of the processes' logs.
+
+    Raises:
+        ConfigError: `run_unknown`.
+    """
+    if run_id is None:
+        found = sorted(setup.logs.glob("*.log")) if setup.logs.exists() else []
+        return "\n".join(f"== {path.name}\n{_tail(path)}" for path in found)
+    run_state(setup, run_id)  # it is one of ours
+    return "\n".join(_line(event) for event in RunFolder(setup.runs / str(run_id)).events())
+
+
+def _tail(path: Path) -> str:
+    with path.open("rb") as file:
+        start = max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES)
+        file.seek(start)
+        lines = file.read().decode("utf-8", "replace").splitlines()
+    return "\n".join(lines[1:] if start else lines)  # the first may be half a line
+
+
+def _line(event: dict[str, Any]) -> str:
+    facts = [
+        f"{name}={','.join(map(str, value)) if isinstance(value, list) else value}"
+        for name, value in event.items()
+        if name not in ("at", "event")
+    ]
+    return " ".join([str(event["at"]), str(event["event"]), *facts])
 
 
 def status(setup: CoordinatorSetup) -> CoordinatorStatus:

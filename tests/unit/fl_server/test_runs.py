@@ -14,7 +14,7 @@ import pytest
 
 from fedcohort.fl_server.coordinator import Outcome
 from fedcohort.fl_server.coordinator_setup import CoordinatorSetup
-from fedcohort.fl_server.deployed import coordinate, give_up_unfinished
+from fedcohort.fl_server.deployed import coordinate
 from fedcohort.fl_server.flower_compat import LinkGoneError, RunInput, RunNotRunningException
 from fedcohort.fl_server.run_folder import RunFolder, result_of
 from fedcohort.fl_server.runner import Runner
@@ -80,15 +80,6 @@ def test_the_first_end_of_a_run_counts(tmp_path: Path) -> None:
     assert (state.phase, state.code, state.hint, state.exit_code) == ("failed", "one", "do this", 3)
 
 
-def test_a_run_that_was_cut_off_is_lost_and_one_that_waits_is_not(setup: CoordinatorSetup) -> None:
-    RunFolder(setup.runs / "1").tell("submitted")
-    RunFolder(setup.runs / "2").tell("started")
-    RunFolder(setup.runs / "3").fail(PolicyError("before", "x"))
-    give_up_unfinished(setup)
-    codes = [RunFolder(setup.runs / name).state().code for name in "123"]
-    assert codes == ["", "run_lost", "before"]
-
-
 @pytest.mark.parametrize("plan", ["", "../../etc/passwd", "0" * 64, "é" * 64])
 def test_a_plan_that_was_not_submitted_here_does_not_run(
     setup: CoordinatorSetup, plan: str
@@ -117,6 +108,9 @@ class FakeRun:
     def end(self, code: str = "") -> None:
         self.ended.append(code)
 
+    def here(self) -> None:
+        pass
+
     def close(self) -> None:
         self.closed = True
 
@@ -134,6 +128,7 @@ def test_a_run_of_our_bundle_is_run_with_its_plan(setup: CoordinatorSetup) -> No
         return ""
 
     assert run_once(setup, taken, run) == 0.0
+    assert callable(seen[0].pop("pause"))
     assert seen == [{"run_id": 9, "plan_sha256": "abc"}]
     assert (taken.ended, taken.closed) == ([""], True)
 
@@ -149,6 +144,7 @@ def test_a_stopped_run_says_so(setup: CoordinatorSetup) -> None:
     taken = FakeRun(bundle_bytes())
 
     def run(*positional: Any, **named: Any) -> str:
+        RunFolder(setup.runs / "9").tell("stopping")
         raise RunNotRunningException
 
     run_once(setup, taken, run)
