@@ -223,8 +223,8 @@ def test_a_masked_noisy_study_ends_with_its_histogram_and_pays_for_it() -> None:
     assert abs(table.sum() - held) < 9 * noise * np.sqrt(table.size) * 1.01
     assert np.abs(table - np.rint(table)).max() > 1e-6  # it is noisy
     for ledger in ledgers:
-        (account,) = ledger.accounts().values()
-        assert account.made == 6
+        (account,) = ledger.book.accounts.values()
+        assert account.executed == 6
 
 
 def test_a_price_without_the_histogram_is_refused() -> None:
