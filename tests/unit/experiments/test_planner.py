@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 from collections.abc import Callable
 
@@ -20,6 +21,7 @@ from fedcohort.experiments.settings import Settings
 from fedcohort.privacy.accounting import calibrate
 from fedcohort.privacy.budget import Budget
 from fedcohort.privacy.errors import ConfigError
+from fedcohort.study.holdout import Holdout
 from fedcohort.study.plan import analysis_of
 
 Asked = Callable[..., Planner]
@@ -188,3 +190,24 @@ def test_censoring_weights_are_of_the_right_patients(monkeypatch: pytest.MonkeyP
     fit = Fit(arm="federated", algorithm="newton", parameters={None: model.initial()}, seconds=0.0)
     evaluate.score(fit, model, [(train, test)], [gbsg], repeat=0, delta=None)
     assert used == [(train.rows, test.rows), (train.rows, test.rows), (gbsg.rows, gbsg.rows)]
+
+
+def test_a_plan_that_holds_patients_out_pays_for_their_histogram(planner: Asked) -> None:
+    holdout = Holdout(key="ab" * 32, test_fraction=0.3, histogram=True, bins=10)
+    asked = dataclasses.replace(planner(), holdout=holdout)
+    plan = asked.private("dp_sum", 3.0)
+    assert plan.privacy is not None
+    assert plan.privacy.releases == analysis_of(plan).releases == 10
+    assert plan.privacy.noise_multiplier == calibrate(3.0, plan.privacy.delta, 10)
+    assert plan.max_rounds == 10
+    assert asked.federated().max_rounds == 61
+    with pytest.raises(ConfigError) as caught:
+        asked.private("dp_fedavg", 3.0)
+    assert caught.value.code == "holdout_local_noise"
+    without = dataclasses.replace(asked, holdout=dataclasses.replace(holdout, histogram=False))
+    assert without.private("dp_fedavg", 3.0).holdout == without.holdout
+    # A baseline trains no model that could score anybody.
+    baseline = dataclasses.replace(asked.schema, horizon_days=365.0)
+    cox = dataclasses.replace(asked, schema=baseline).baseline_hazard((0.0,))
+    assert cox.holdout is not None
+    assert not cox.holdout.histogram

@@ -147,7 +147,7 @@ def test_the_canonical_form_is_this_one() -> None:
     assert json.loads(text)["format"] == PLAN_FORMAT == "fedcohort.plan/1"
     assert text == json.dumps(json.loads(text), sort_keys=True, separators=(",", ":"))
     assert PLAN.sha256 == hashlib.sha256(text.encode()).hexdigest()
-    assert PLAN.sha256 == "69e66f9f94a4f99fbbe02a9326216b2ec80432700f5a8ef2ee5bd865e8dd3b10"
+    assert PLAN.sha256 == "d2ff59f08ce0c32784b4f31570f2a7a06d22da788e15bec7d79dd74d301aafea"
 
 
 CHANGED: dict[str, Any] = {
@@ -164,6 +164,7 @@ CHANGED: dict[str, Any] = {
     "max_patients_per_site": 1001,
     "min_sites": 2,
     "expires": "2027-01-02",
+    "holdout": Holdout(key="ab" * 32, test_fraction=0.3, histogram=False, bins=10),
 }
 CHANGED_TERMS: dict[str, Any] = {
     "epsilon": 3.0000000000000004,
@@ -304,6 +305,7 @@ WRONG: dict[str, list[object]] = {
     "tuple[str, ...]": ["abc", [1, 2, 3], [["a"]], {"a": 1}, None, 3],
     "Mapping[str, Any]": [[], "x", None, 3],
     "PrivacyTerms | None": [[], "x", 3, False, 0, {}],
+    "Holdout | None": [[], "x", 3, False, 0, {}],
     "Literal['sum', 'each', 'local']": ["SUM", 1, None, ["sum"], {}],
 }
 
