@@ -6,7 +6,7 @@ Every impossible value is one refusal with a code and a remedy, before any data 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from ..conf.schema import FedAvgConfig
 from ..datasets import LoadOptions
 from ..fl_server.rounds import Patience
 from ..privacy.errors import ConfigError
+from .deployed.asked import DeployedSettings, deployed_arms, deployed_settings
 from .methods import PrivateMethod, private_method
 from .reporting.results import ARMS
 
@@ -101,6 +102,7 @@ class Settings:
     dry_run: bool
     out: Path | None
     overwrite: bool
+    deployed: DeployedSettings | None = None  # None: in one process
 
     @property
     def federates(self) -> bool:
@@ -108,21 +110,28 @@ class Settings:
         return any(arm in ("federated", "personalised", *DP_ARMS) for arm in self.arms)
 
     @classmethod
-    def of(cls, config: DictConfig) -> Settings:
+    def of(cls, config: DictConfig, *, stated: Collection[str] = ()) -> Settings:
         """Check a composed configuration.
 
+        Args:
+            config: As Hydra composed it.
+            stated: Keys that the person gave, not a study's file.
+
         Raises:
-            ConfigError: Naming the key, the rule and the remedy.
+            ConfigError: With the remedy.
         """
+        if config.runtime.name not in ("in_process", "deployed"):
+            raise _refused("runtime", "it is in_process or deployed", "Use in_process.")
+        deployed = deployed_settings(config, stated)
         arms = _arms(config.arms)
+        if deployed is not None:
+            arms = deployed_arms(arms, stated)
         if config.data.name == "table" and config.study.name != "custom":
             raise ConfigError(
                 "study_data_mismatch",
                 f"study={config.study.name} brings its own data and privacy terms",
                 hint="Leave study= out when you give data=table.",
             )
-        if config.runtime.name != "in_process":
-            raise _refused("runtime", "this release runs in_process only", "Use in_process.")
         if config.secagg.mode not in ("masked", "plain"):
             raise _refused("secagg.mode", "it is masked or plain", "Use secagg=masked.")
         if config.secagg.repeats not in ("first", "all"):
@@ -143,7 +152,7 @@ class Settings:
             purpose=config.study.purpose,
             data=config.data.name,
             path=None if config.data.path is None else Path(config.data.path),
-            options=_options(config.data),
+            options=_options(config.data, deployed),
             model=_model(config),
             privacy=_privacy(config) if private else None,
             arms=arms,
@@ -155,12 +164,13 @@ class Settings:
                 min_survivors=config.secagg.min_survivors,
             ),
             patience=Patience(timeout_s=config.runtime.timeout_s, attempts=config.runtime.attempts),
-            repeats=config.repeats,
+            repeats=1 if deployed else config.repeats,  # they hold out patients once
             test_fraction=config.test_fraction,
             seed=config.seed,
             dry_run=config.dry_run,
             out=None if config.out is None else Path(config.out),
             overwrite=config.overwrite,
+            deployed=deployed,
         )
 
 
@@ -181,9 +191,9 @@ def _arms(asked: Sequence[str]) -> tuple[str, ...]:
     return tuple(arm for arm in ARMS if arm in asked)
 
 
-def _options(data: DictConfig) -> LoadOptions:
+def _options(data: DictConfig, deployed: DeployedSettings | None) -> LoadOptions:
     values: dict[str, Any] = OmegaConf.to_container(data)  # type: ignore[assignment]
-    if (data.name == "table") != (data.path is not None):
+    if deployed is None and (data.name == "table") != (data.path is not None):
         raise _refused(
             "data.path",
             "data=table reads the file named by data.path, and nothing else does",
