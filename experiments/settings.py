@@ -14,7 +14,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from ..conf.schema import FedAvgConfig
-from ..datasets import LoadOptions
+from ..datasets import LoadOptions, list_catalogue
 from ..fl_server.rounds import Patience
 from ..privacy.errors import ConfigError
 from .deployed.asked import DeployedSettings, deployed_arms, deployed_settings
@@ -35,6 +35,7 @@ SHARING = {"dp_sum": "sum", "dp_each": "each", "dp_fedavg": "local"}
 DP_ARMS = tuple(SHARING)
 ALGORITHMS = ("auto", "newton", "gradient", "fedavg")
 _LARGEST_EPSILON = 1e4
+_SHIPPED = tuple(entry.name for entry in list_catalogue())  # studies with data of their own
 CONVEX = ("logistic", "hazard", "cox")
 
 
@@ -111,14 +112,10 @@ class Settings:
 
     @classmethod
     def of(cls, config: DictConfig, *, stated: Collection[str] = ()) -> Settings:
-        """Check a composed configuration.
-
-        Args:
-            config: As Hydra composed it.
-            stated: Keys that the person gave, not a study's file.
+        """Check a composed configuration; `stated` are the keys that the person gave.
 
         Raises:
-            ConfigError: With the remedy.
+            ConfigError: Naming the key, the rule and the remedy.
         """
         if config.runtime.name not in ("in_process", "deployed"):
             raise _refused("runtime", "it is in_process or deployed", "Use in_process.")
@@ -126,7 +123,7 @@ class Settings:
         arms = _arms(config.arms)
         if deployed is not None:
             arms = deployed_arms(arms, stated)
-        if config.data.name == "table" and config.study.name != "custom":
+        if config.data.name == "table" and config.study.name in _SHIPPED:
             raise ConfigError(
                 "study_data_mismatch",
                 f"study={config.study.name} brings its own data and privacy terms",

@@ -10,7 +10,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 from ...fl_server.run_folder import RunState
-from ..reporting.tables import printable
+from ..reporting._view import printable
 
 __all__ = ["WaitProgress", "describe"]
 

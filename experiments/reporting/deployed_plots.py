@@ -10,7 +10,7 @@ import io
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -113,7 +113,7 @@ def _heaviest(arms: Sequence[DrawnArm]) -> list[str]:
 def _title(axes: Axes, title: str, under: str) -> None:
     inches = height_of(axes)
     for text, above, size in ((title, 0.38, 11.0), (under, 0.18, SMALL)):
-        look = {"weight": "bold"} if above > 0.3 else {"color": MUTED}
+        look: dict[str, Any] = {"weight": "bold"} if above > 0.3 else {"color": MUTED}
         y = 1 + above / inches
         write(axes, 0, y, text, x_axes=True, y_axes=True, ha="left", size=size, **look)
 

@@ -81,14 +81,12 @@ def test_masks_that_the_whole_roster_could_not_open_are_refused(
         ),
     ]
     wider = dataclasses.replace(signed.roster, members=tuple(members))
-    made = federation_of(settings := asked("runtime.sites=[va,cleveland,hungarian]"), _of(settings))
+    settings = asked("runtime.sites=[va,cleveland,hungarian]")
+    assert settings.deployed is not None
+    made = federation_of(settings, settings.deployed)
     with pytest.raises(ConfigError) as refusal:
         plan_study(dataclasses.replace(made, roster=wider), TODAY)
     assert refusal.value.code == "roster_too_few_sites"
-
-
-def _of(settings: Settings):  # type: ignore[no-untyped-def]
-    return settings.deployed
 
 
 def test_the_rosters_number_of_colluders_holds(asked: Asked) -> None:

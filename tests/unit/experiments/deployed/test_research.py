@@ -125,6 +125,7 @@ def test_whoever_stops_waiting_takes_the_runs_up_again(
         assert (stopped.value.code, stopped.value.exit_code) == ("wait_over", 4)
         assert "fedcohort coordinator status" in stopped.value.hint
     else:
+        assert isinstance(stopped.value, SystemExit)
         assert stopped.value.code == 130
         assert "fedcohort coordinator status" in capsys.readouterr().err
     told.ends.clear()
