@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,14 +15,7 @@ from fedcohort.fl_server.coordinator_setup import CoordinatorSetup
 def typed(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "fedcohort.experiments.cli", "run", "study=heart-disease"]
     command += ["runtime=deployed", f"runtime.coordinator={folder}", "dry_run=true", *words]
-    return subprocess.run(
-        command,
-        cwd=folder.parent,
-        env=dict(os.environ),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return subprocess.run(command, cwd=folder.parent, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.parametrize(
