@@ -113,9 +113,13 @@ class SecAggConfig:
 class RuntimeConfig:
     """What changes speed or place, never the guarantee."""
 
-    name: str = "in_process"
-    timeout_s: float = 60.0
-    attempts: int = 3
+    name: str = "in_process"  # in_process | deployed
+    timeout_s: float = 60.0  # in_process; a deployed coordinator has its own
+    attempts: int = 3  # in_process
+    coordinator: str | None = None  # deployed: the coordinator's folder
+    sites: list[str] | None = None  # deployed; null: every member of the roster in force
+    wait_s: float = 604800.0  # deployed: 7 days, for all plans together
+    histograms: str = "auto"  # deployed: auto | always | never: scores on held-out patients
 
 
 @dataclass

@@ -43,8 +43,10 @@ def _job(config: DictConfig) -> None:
 
     console = Console(stderr=True, highlight=False)
     try:
-        command = " ".join(["fedcohort run", *HydraConfig.get().overrides.task])
-        answer = run(_own_folder(Settings.of(config)), command=command, console=console)
+        given = HydraConfig.get().overrides.task
+        command = " ".join(["fedcohort run", *given])
+        settings = Settings.of(config, stated={text.partition("=")[0] for text in given})
+        answer = run(_own_folder(settings), command=command, console=console)
     except FedCohortError as error:
         sys.exit(refuse(error, console))
     except OmegaConfBaseException as error:

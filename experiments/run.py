@@ -19,13 +19,14 @@ from ..privacy.secagg.suite import INTL
 from ..study.cohort import Cohort
 from ..study.plan import Plan
 from .arms import Fit
+from .cards import LIMITS, card_of
 from .compare import Comparison, compare
 from .extracts import load
 from .guarantee import guarantee_of
 from .planning import Planner
 from .pricing import plans_of, price, show_prices
 from .progress import RunProgress
-from .reporting.folder import RunFolder, file_slug
+from .reporting.folder import RunFolder, default_folder, file_slug
 from .reporting.models import save_model
 from .reporting.notes import NOT_COVERED, NOTES, PLAIN_SUMS, masked_note
 from .reporting.plots import comparison_svg
@@ -48,16 +49,12 @@ from .settings import Settings
 __all__ = ["run"]
 
 _SOFTWARE = ("fedcohort", "flwr", "numpy", "opendp", "dp-accounting", "pandas", "scipy")
-_LIMITS = (
-    "Not a medical device. Validate on local patients before any use; the training data may be "
-    "decades old."
-)
 _AT_HOME = " Fitted on one hospital's records without noise: it must stay there."
 COMPARISON_FORMAT = "fedcohort.comparison/1"
 
 
 def run(settings: Settings, *, command: str, console: Console) -> dict[str, Any]:
-    """Run a study, or price it.
+    """Run a study here or on deployed hospitals, or price it.
 
     Args:
         settings: What was asked for.
@@ -71,6 +68,10 @@ def run(settings: Settings, *, command: str, console: Console) -> dict[str, Any]
         FedCohortError: A refusal; nothing was written.
     """
     now = dt.datetime.now(dt.UTC)
+    if settings.deployed is not None:
+        from .deployed.research import run_deployed  # what speaks to a coordinator takes a second
+
+        return run_deployed(settings, command=command, console=console, now=now)
     extract = load(settings)
     sites = tuple(cohort.site for cohort in extract.cohorts)
     planner = Planner(
@@ -87,7 +88,7 @@ def run(settings: Settings, *, command: str, console: Console) -> dict[str, Any]
         prices = price(plans)
         show_prices(prices, console)
         return {"dry_run": True, "plans": prices}
-    out = settings.out or _default_folder(settings.study, now)
+    out = settings.out or default_folder(settings.study, now)
     with RunFolder(out, overwrite=settings.overwrite) as folder:
         plan_json = _plan_document(planner, plans)
         plan_sha256 = hashlib.sha256(plan_json.encode()).hexdigest()
@@ -117,16 +118,6 @@ def _refuse_rows_as_patients(settings: Settings, extract: Extract) -> None:
             hint="Give data.patient=COLUMN; or data.patient=one_row_each, where every row is one "
             "person.",
         )
-
-
-def _default_folder(study: str, now: dt.datetime) -> Path:
-    stamp = now.strftime("%Y-%m-%d_%H-%M-%S")
-    folder = Path("runs") / study / stamp
-    number = 2
-    while folder.exists():
-        folder = Path("runs") / study / f"{stamp}_{number}"
-        number += 1
-    return folder
 
 
 def _plan_document(planner: Planner, plans: Mapping[str, Plan]) -> str:
@@ -289,30 +280,19 @@ def _save(folder: Path, fit: Fit, planner: Planner, extract: Extract, plan_sha25
         parts = [fit.arm]
         parts += [] if fit.epsilon is None else [f"eps{fit.epsilon:g}"]
         parts += [] if site is None else [file_slug(site)]
-        card = {
-            "arm": fit.arm,
-            "algorithm": fit.algorithm,
-            "site": site,
-            "epsilon": None if personal else fit.epsilon,
-            "epsilon_spent": fit.epsilon_spent,
-            "starts_from_epsilon": fit.epsilon if personal else None,
-            "features": list(extract.schema.features),
-            "outcome": extract.schema.outcome,
-            "task": extract.schema.task,
-            "schema_sha256": extract.schema.sha256,
-            "codebook_sha256": extract.schema.codebook_sha256,
-            "schema_document": {
-                "name": extract.schema.name,
-                "bound": extract.schema.bound,
-                "public": extract.schema.public,
-                "horizon_days": extract.schema.horizon_days,
-            },
-            "codebook": extract.codebook.document,
-            "model": planner.model_parameters(),
-            "plan_sha256": plan_sha256,
-            "trained_on": f"the training part of the first repeat at "
+        card = card_of(
+            planner,
+            extract.codebook,
+            arm=fit.arm,
+            algorithm=fit.algorithm,
+            site=site,
+            epsilon=None if personal else fit.epsilon,
+            epsilon_spent=fit.epsilon_spent,
+            starts_from_epsilon=fit.epsilon if personal else None,
+            plan_sha256=plan_sha256,
+            trained_on=f"the training part of the first repeat at "
             f"{site or ', '.join(planner.sites)} (simulation)",
-            "intended_use": "Research: comparing federated with local and pooled training.",
-            "limits": _LIMITS + (_AT_HOME if site is not None else ""),
-        }
+            intended_use="Research: comparing federated with local and pooled training.",
+            limits=LIMITS + (_AT_HOME if site is not None else ""),
+        )
         save_model(folder, "-".join(parts), {"theta": theta}, card)

@@ -6,7 +6,7 @@ Every impossible value is one refusal with a code and a remedy, before any data 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,10 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from ..conf.schema import FedAvgConfig
-from ..datasets import LoadOptions
+from ..datasets import LoadOptions, list_catalogue
 from ..fl_server.rounds import Patience
 from ..privacy.errors import ConfigError
+from .deployed.asked import DeployedSettings, deployed_arms, deployed_settings
 from .methods import PrivateMethod, private_method
 from .reporting.results import ARMS
 
@@ -34,6 +35,7 @@ SHARING = {"dp_sum": "sum", "dp_each": "each", "dp_fedavg": "local"}
 DP_ARMS = tuple(SHARING)
 ALGORITHMS = ("auto", "newton", "gradient", "fedavg")
 _LARGEST_EPSILON = 1e4
+_SHIPPED = tuple(entry.name for entry in list_catalogue())  # studies with data of their own
 CONVEX = ("logistic", "hazard", "cox")
 
 
@@ -101,6 +103,7 @@ class Settings:
     dry_run: bool
     out: Path | None
     overwrite: bool
+    deployed: DeployedSettings | None = None  # None: in one process
 
     @property
     def federates(self) -> bool:
@@ -108,21 +111,24 @@ class Settings:
         return any(arm in ("federated", "personalised", *DP_ARMS) for arm in self.arms)
 
     @classmethod
-    def of(cls, config: DictConfig) -> Settings:
-        """Check a composed configuration.
+    def of(cls, config: DictConfig, *, stated: Collection[str] = ()) -> Settings:
+        """Check a composed configuration; `stated` are the keys that the person gave.
 
         Raises:
             ConfigError: Naming the key, the rule and the remedy.
         """
+        if config.runtime.name not in ("in_process", "deployed"):
+            raise _refused("runtime", "it is in_process or deployed", "Use in_process.")
+        deployed = deployed_settings(config, stated)
         arms = _arms(config.arms)
-        if config.data.name == "table" and config.study.name != "custom":
+        if deployed is not None:
+            arms = deployed_arms(arms, stated)
+        if config.data.name == "table" and config.study.name in _SHIPPED:
             raise ConfigError(
                 "study_data_mismatch",
                 f"study={config.study.name} brings its own data and privacy terms",
                 hint="Leave study= out when you give data=table.",
             )
-        if config.runtime.name != "in_process":
-            raise _refused("runtime", "this release runs in_process only", "Use in_process.")
         if config.secagg.mode not in ("masked", "plain"):
             raise _refused("secagg.mode", "it is masked or plain", "Use secagg=masked.")
         if config.secagg.repeats not in ("first", "all"):
@@ -143,7 +149,7 @@ class Settings:
             purpose=config.study.purpose,
             data=config.data.name,
             path=None if config.data.path is None else Path(config.data.path),
-            options=_options(config.data),
+            options=_options(config.data, deployed),
             model=_model(config),
             privacy=_privacy(config) if private else None,
             arms=arms,
@@ -155,12 +161,13 @@ class Settings:
                 min_survivors=config.secagg.min_survivors,
             ),
             patience=Patience(timeout_s=config.runtime.timeout_s, attempts=config.runtime.attempts),
-            repeats=config.repeats,
+            repeats=1 if deployed else config.repeats,  # they hold out patients once
             test_fraction=config.test_fraction,
             seed=config.seed,
             dry_run=config.dry_run,
             out=None if config.out is None else Path(config.out),
             overwrite=config.overwrite,
+            deployed=deployed,
         )
 
 
@@ -181,9 +188,9 @@ def _arms(asked: Sequence[str]) -> tuple[str, ...]:
     return tuple(arm for arm in ARMS if arm in asked)
 
 
-def _options(data: DictConfig) -> LoadOptions:
+def _options(data: DictConfig, deployed: DeployedSettings | None) -> LoadOptions:
     values: dict[str, Any] = OmegaConf.to_container(data)  # type: ignore[assignment]
-    if (data.name == "table") != (data.path is not None):
+    if deployed is None and (data.name == "table") != (data.path is not None):
         raise _refused(
             "data.path",
             "data=table reads the file named by data.path, and nothing else does",

@@ -8,6 +8,7 @@ it, and the next run with the same name clears it.
 from __future__ import annotations
 
 import csv
+import datetime as dt
 import hashlib
 import io
 import os
@@ -25,7 +26,7 @@ from .results import Results, Row
 if sys.platform != "win32":  # there, two runs of one name are not kept apart
     import fcntl
 
-__all__ = ["RunFolder", "file_slug", "rows_csv", "write_atomic"]
+__all__ = ["RunFolder", "default_folder", "file_slug", "rows_csv", "write_atomic"]
 
 _RESULTS = "results.json"
 _OURS = (_RESULTS, "results.csv", "plan.json", "report.html", "comparison.svg", "models", "ledgers")
@@ -51,6 +52,17 @@ def write_atomic(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
     temporary.replace(path)
     _sync_folder(path.parent)
+
+
+def default_folder(study: str, now: dt.datetime) -> Path:
+    """Return the folder of a run that named none: `runs/STUDY/TIME`, of a name not taken."""
+    stamp = now.strftime("%Y-%m-%d_%H-%M-%S")
+    folder = Path("runs") / study / stamp
+    number = 2
+    while folder.exists():
+        folder = Path("runs") / study / f"{stamp}_{number}"
+        number += 1
+    return folder
 
 
 def rows_csv(rows: Iterable[Row]) -> bytes:

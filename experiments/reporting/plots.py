@@ -35,12 +35,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["comparison_svg", "picture_words"]
+__all__ = ["NOTHING", "STYLE", "comparison_svg", "picture_words"]
 
 WIDTH = 10.4  # inches; at 900 px the smallest text is about 10 px
 TOP, BOTTOM = 0.66, 0.78  # inches
 LEFTS, SPAN = (0.14, 3.92, 7.62), 2.62  # inches: where panels begin, and the last one's width
-_STYLE: Any = {
+STYLE: Any = {
     "svg.hashsalt": "fedcohort",
     "svg.fonttype": "none",
     "font.family": "sans-serif",
@@ -50,7 +50,7 @@ _STYLE: Any = {
     "axes.spines.right": False,
     "axes.linewidth": 0.8,
 }
-_NOTHING = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+NOTHING = dict.fromkeys(("Date", "Creator", "Format", "Type"))
 
 
 class _Size(NamedTuple):
@@ -73,14 +73,14 @@ def comparison_svg(results: Results) -> str:
         # The reader's fonts draw what ours lack.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         mpl.rcdefaults()
-        mpl.rcParams.update(_STYLE)
+        mpl.rcParams.update(STYLE)
         rows = max(len(verdicts), len(view.lines) if len(view.epsilons) < 2 else 0)
         plot = max(2.75, 0.3 * rows)
         figure = Figure(figsize=(WIDTH, TOP + plot + BOTTOM), facecolor=PAPER)
         FigureCanvasSVG(figure)
         _lay_out(figure, view, verdicts, note, plot)
         text = io.StringIO()
-        figure.savefig(text, format="svg", metadata=_NOTHING)
+        figure.savefig(text, format="svg", metadata=NOTHING)
     return text.getvalue()
 
 

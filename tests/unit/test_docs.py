@@ -117,7 +117,7 @@ def test_the_command(where: str, command: str) -> None:
         if "--multirun" in words:
             overrides = [re.sub(r"=([^\[,]+),.*", r"=\1", word) for word in overrides]
         settings = Settings.of(composed(overrides))
-        if settings.path is None:
+        if settings.path is None and settings.deployed is None:  # else up to the coordinator
             settings = dataclasses.replace(settings, dry_run=True)
             assert run(settings, command=command, console=Console(quiet=True))["plans"]
         return
