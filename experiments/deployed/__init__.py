@@ -1,0 +1,1 @@
+"""A study on deployed hospitals: plans, waiting, verdicts, previews."""
