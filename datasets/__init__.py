@@ -11,7 +11,13 @@ if __name__ == "datasets":
         "run things as `python -m fedcohort...` and take the root off the path"
     )
 
-from .catalogue import CatalogueEntry, catalogue_codebook, list_catalogue, load_catalogue
+from .catalogue import (
+    CatalogueEntry,
+    catalogue_codebook,
+    catalogue_schema,
+    list_catalogue,
+    load_catalogue,
+)
 from .codebook import Codebook, encode, parse_codebook, read_codebook
 from .description import Description, SiteSummary, describe
 from .extract import DataWarning, Extract, LoadOptions, Source
@@ -20,6 +26,7 @@ from .inference import draft_codebook
 from .one_hospital import SiteExtract, hospitals_of, write_extract
 from .prediction import encode_table
 from .readers import read_table
+from .schemas import schema_of
 from .splits import split
 from .table import load_table
 
@@ -35,6 +42,7 @@ __all__ = [
     "SiteSummary",
     "Source",
     "catalogue_codebook",
+    "catalogue_schema",
     "describe",
     "draft_codebook",
     "encode",
@@ -46,6 +54,7 @@ __all__ = [
     "parse_codebook",
     "read_codebook",
     "read_table",
+    "schema_of",
     "split",
     "write_extract",
 ]

@@ -17,15 +17,18 @@ from dataclasses import dataclass, replace
 from importlib import resources
 
 from ..privacy.errors import DataError
+from ..study.cohort import Schema
 from .codebook import Codebook, parse_codebook, read_codebook
 from .extract import Extract, LoadOptions, Source
 from .readers import read_table
+from .schemas import schema_of
 from .table import build_extract
 
 __all__ = [
     "CatalogueEntry",
     "catalogue_codebook",
     "catalogue_entry",
+    "catalogue_schema",
     "filled_in",
     "list_catalogue",
     "load_catalogue",
@@ -181,6 +184,30 @@ def filled_in(entry: CatalogueEntry, options: LoadOptions) -> LoadOptions:
     )
 
 
+def _chosen(name: str, options: LoadOptions) -> tuple[CatalogueEntry, LoadOptions, Codebook]:
+    """Return an entry, the options with its choices filled in, and the codebook that holds."""
+    entry = catalogue_entry(name)
+    chosen = filled_in(entry, options)
+    codebook = (
+        read_codebook(options.codebook)
+        if options.codebook is not None
+        else catalogue_codebook(name)
+    )
+    if (options.outcome, options.time, options.event) != (None, None, None):
+        codebook = replace(codebook, outcome="")  # its words are of the default outcome
+    return entry, chosen, codebook
+
+
+def catalogue_schema(name: str, options: LoadOptions) -> tuple[Schema, Codebook]:
+    """Return the schema of a catalogue table and the codebook behind it; the table is not read.
+
+    Raises:
+        DataError: `unknown_data`, `unknown_feature_set`, or as `schema_of`.
+    """
+    entry, chosen, codebook = _chosen(name, options)
+    return schema_of(codebook, chosen, outcome_columns=entry.outcome_columns), codebook
+
+
 def load_catalogue(name: str, options: LoadOptions) -> Extract:
     """Read a table of the catalogue into validated cohorts.
 
@@ -191,15 +218,7 @@ def load_catalogue(name: str, options: LoadOptions) -> Extract:
     Raises:
         DataError: `unknown_data`, `unknown_feature_set`, or as `load_table`.
     """
-    entry = catalogue_entry(name)
-    chosen = filled_in(entry, options)
-    codebook = (
-        read_codebook(options.codebook)
-        if options.codebook is not None
-        else catalogue_codebook(name)
-    )
-    if (options.outcome, options.time, options.event) != (None, None, None):
-        codebook = replace(codebook, outcome="")  # its words are of the default outcome
+    entry, chosen, codebook = _chosen(name, options)
     with resources.as_file(
         resources.files(__package__ or __name__) / "tables" / entry.table
     ) as path:

@@ -19,7 +19,7 @@ from .columns import NumberColumn
 from .extract import ONE_ROW_EACH, DataWarning, LoadOptions
 from .identifiers import looks_like_identifier
 
-__all__ = ["Roles", "find_roles"]
+__all__ = ["Roles", "check_outcome_keys", "check_told", "find_roles", "no_features"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +50,12 @@ def _require(frame: pd.DataFrame, names: Iterable[str], key: str) -> None:
         )
 
 
-def _check_outcome_keys(options: LoadOptions) -> None:
+def check_outcome_keys(options: LoadOptions) -> None:
+    """Refuse options that name no outcome, or two.
+
+    Raises:
+        DataError: `two_outcomes` or `no_outcome`.
+    """
     survival = options.time is not None or options.event is not None
     if options.outcome is not None and survival:
         raise DataError(
@@ -138,7 +143,12 @@ def _given(frame: pd.DataFrame, options: LoadOptions) -> dict[str, Any]:
     return given
 
 
-def _check_told(columns: list[str], told: set[str | None]) -> None:
+def check_told(columns: list[str], told: set[str | None]) -> None:
+    """Refuse features that tell the outcome.
+
+    Raises:
+        DataError: `outcome_feature`.
+    """
     if told & set(columns):
         name = sorted(told & set(columns), key=str)[0]
         raise DataError(
@@ -146,6 +156,15 @@ def _check_told(columns: list[str], told: set[str | None]) -> None:
             f"{name} tells the outcome and cannot be a feature",
             hint=f"Leave it out: data.exclude=[{name}].",
         )
+
+
+def no_features() -> DataError:
+    """Return the refusal of a study without a feature."""
+    return DataError(
+        "no_features",
+        "no column is left as a feature",
+        hint="Name some in data.features=[...].",
+    )
 
 
 def find_roles(
@@ -167,7 +186,7 @@ def find_roles(
         DataError: `no_site`, `no_outcome`, `two_outcomes`, `missing_column`,
             `outcome_feature`, `identifier_feature`, `codebook_missing_column`, `no_features`.
     """
-    _check_outcome_keys(options)
+    check_outcome_keys(options)
     if options.site is None:
         raise DataError(
             "no_site",
@@ -182,13 +201,9 @@ def find_roles(
         columns, warnings = _default_columns(frame, options, codebook, set(named))
     else:
         columns = [name for name in dict.fromkeys(options.features) if name not in options.exclude]
-    _check_told(columns, {options.outcome, options.time, options.event, *outcome_columns})
+    check_told(columns, {options.outcome, options.time, options.event, *outcome_columns})
     if not columns:
-        raise DataError(
-            "no_features",
-            "no column is left as a feature",
-            hint="Name some in data.features=[...].",
-        )
+        raise no_features()
     _require(frame, columns, "data.features (or the codebook)")
     roles = Roles(**given, columns=tuple(columns))
     _check_features(frame, columns, roles, codebook)

@@ -27,6 +27,7 @@ from .outcomes import Outcome, read_outcome
 from .patients import keyed_ids
 from .readers import read_table
 from .roles import Roles, find_roles
+from .schemas import make_schema, require_horizon
 
 __all__ = ["build_extract", "load_table"]
 
@@ -122,12 +123,8 @@ def _codebook_notes(codebook: Codebook | None, roles: Roles) -> list[DataWarning
             "privacy are refused; give data.codebook=FILE (see `fedcohort data codebook`)"
         )
         return [DataWarning(code="no_codebook", text=text)]
-    if roles.task == "survival" and codebook.horizon_days is None:
-        raise DataError(
-            "codebook_incomplete",
-            "the codebook states no horizon_days, which a survival outcome needs",
-            hint="Add the public end of the time axis, such as horizon_days: 1825.",
-        )
+    if roles.task == "survival":
+        require_horizon(codebook)
     return []
 
 
@@ -254,21 +251,15 @@ def _check_classes(rows: _Rows, external: frozenset[str], roles: Roles) -> None:
 def _schema(
     rows: _Rows, roles: Roles, options: LoadOptions, codebook: Codebook, *, name: str, public: bool
 ) -> Schema:
-    outcome = codebook.outcome or str(roles.outcome or roles.event)
-    if options.positive is not None:
-        outcome = f"{outcome} = {canonical(str(options.positive))}"
-    horizon = codebook.horizon_days
-    if not public and rows.outcome.time is not None:
-        horizon = float(max(rows.outcome.time.max(), 1.0))
-    return Schema(
-        name=codebook.name or name,
+    time = rows.outcome.time
+    return make_schema(
+        codebook,
+        roles.columns,
+        options,
         task=roles.task,
-        features=codebook.feature_names(roles.columns),
-        bound=codebook.bound(roles.columns),
-        outcome=outcome,
-        codebook_sha256=codebook.sha256,
+        name=name,
         public=public,
-        horizon_days=horizon if roles.task == "survival" else None,
+        horizon_days=None if public or time is None else float(max(time.max(), 1.0)),
     )
 
 

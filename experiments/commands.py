@@ -13,6 +13,8 @@ from rich.table import Table
 
 from .. import __version__
 from ..privacy.errors import ConfigError, FedCohortError
+from .deployed.coordinator_commands import coordinator
+from .deployed.site_commands import site as site_app
 from .ledger_commands import ledger
 from .privacy_commands import privacy
 from .refusals import file_refusal, refuse
@@ -44,6 +46,8 @@ app.add_typer(stats, name="stats")
 app.add_typer(ledger, name="ledger")
 app.add_typer(privacy, name="privacy")
 app.add_typer(report, name="report")
+app.add_typer(site_app, name="site")
+app.add_typer(coordinator, name="coordinator")
 _console = Console(stderr=True, highlight=False)
 
 

@@ -19,6 +19,7 @@ from ..study.analyses.gradient import Gradient
 from ..study.analyses.newton import Newton
 from ..study.analysis import Analysis, Vector
 from ..study.cohort import Schema
+from ..study.holdout import Holdout
 from ..study.model import Model
 from ..study.plan import Plan, PrivacyTerms, analysis_of, model_of
 from .settings import SHARING, Settings
@@ -48,6 +49,7 @@ class Planner:
         sites: The participants, sorted.
         today: When the plans are made; they expire a year later.
         masked: Whether plans mask their sums; see `SecAggSettings.masks`.
+        holdout: Which patients plans keep out of training; None: nobody.
     """
 
     settings: Settings
@@ -55,6 +57,7 @@ class Planner:
     sites: tuple[str, ...]
     today: dt.date
     masked: bool
+    holdout: Holdout | None = None
 
     def model_parameters(self) -> dict[str, Any]:
         """Return the model as a plan names it.
@@ -107,7 +110,7 @@ class Planner:
             "horizon_days": self.schema.horizon_days,
             "bound": self.schema.bound,
         }
-        return self._plan("breslow", parameters)
+        return self._plan("breslow", parameters, histogram=False)  # it trains no model
 
     def private(self, arm: str, epsilon: float) -> Plan:
         """Return the plan of a `dp_*` arm.
@@ -135,7 +138,9 @@ class Planner:
             parameters |= _USUAL | {"clip": clip, "noise_multiplier": terms.noise_multiplier}
             parameters["max_patients"] = self.settings.max_patients_per_site
             return self._plan("averaging", parameters, terms)
-        terms = self._terms(arm, epsilon, preset.releases, clip)
+        # The histogram of held-out scores costs what every other sum costs.
+        extra = int(self.holdout is not None and self.holdout.histogram)
+        terms = self._terms(arm, epsilon, preset.releases + extra, clip)
         parameters |= preset.parameters(clip, _noise_scale(terms, len(self.sites)))
         return self._plan(preset.name, parameters, terms)
 
@@ -228,9 +233,17 @@ class Planner:
         return asked
 
     def _plan(
-        self, analysis: str, parameters: dict[str, Any], privacy: PrivacyTerms | None = None
+        self,
+        analysis: str,
+        parameters: dict[str, Any],
+        privacy: PrivacyTerms | None = None,
+        *,
+        histogram: bool = True,
     ) -> Plan:
         _ = self.threshold  # refuses in our words what the plan would refuse in its own
+        holdout = self.holdout
+        if holdout is not None and not histogram:
+            holdout = replace(holdout, histogram=False)
         plan = Plan(
             study=self.settings.study,
             purpose=self.settings.purpose,
@@ -246,6 +259,7 @@ class Planner:
             colluders=self.colluders,
             roster="simulation",
             expires=(self.today + dt.timedelta(days=365)).isoformat(),
+            holdout=holdout,
         )
         return replace(plan, max_rounds=analysis_of(plan).most_rounds)
 

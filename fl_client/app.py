@@ -3,59 +3,83 @@
 `query.hello` says which site is here, `query.propose` hands over a plan, `train.report` answers a
 round with a vector, `query.close` ends a plan, and one query per phase carries secure aggregation.
 An error leaves as its code in a record of the same shape as every refusal; its text stays here.
+What a rule found in the records leaves as one code for all such rules, and not sooner or later
+for one than for another.
 """
 
 from __future__ import annotations
 
 import logging
+import math
+import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from ..privacy.errors import FedCohortError, ProtocolError
+from ..privacy.errors import DataError, DisclosureError, FedCohortError, PolicyError, ProtocolError
+from .gate import NO_POLICY
 from .node import Node, SecAggRequest
 
-__all__ = ["PHASES", "client_app", "refusal"]
+__all__ = ["DATA_REFUSED", "PHASES", "Teller", "client_app", "refusal"]
 
 PHASES = ("advertise", "share", "acknowledge", "commit", "unmask")
+DATA_REFUSED = "data_refused"  # whatever rule it was that looked at records
 
 _log = logging.getLogger(__name__)
 
 
-def client_app(
-    node_of: Callable[[Context], Node], *, roster: Callable[[], str] = lambda: "simulation"
-) -> ClientApp:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Teller:
+    """What a node says of itself besides its answers.
+
+    Attributes:
+        hello: Given a plan's hash: the roster pinned here, where the plan stands here.
+        policy: The hash of the policy in force, hex.
+        hold_s: A refusal that data decided leaves at the next whole multiple of this, seconds
+            after its message came; 0: at once.
+    """
+
+    hello: Callable[[str], Mapping[str, str]] = lambda plan_sha256: {"roster": "simulation"}
+    policy: Callable[[], str] = lambda: NO_POLICY
+    hold_s: float = 0.0
+
+
+def client_app(node_of: Callable[[Context], Node], teller: Teller | None = None) -> ClientApp:
     """Return the ClientApp of a hospital.
 
     Args:
         node_of: Finds the node that a Flower context belongs to: a simulation looks among
             its sites, a deployed worker has just one.
-        roster: Tells the roster that the site pinned, as plans name it.
+        teller: What the node says of itself; by default, what a simulated one does.
     """
     app = ClientApp()
+    reply = _Reply(teller or Teller())
 
     @app.query("hello")
     def hello(message: Message, context: Context) -> Message:
         """Say which site this is, and the roster it pinned."""
 
         def answer() -> RecordDict:
-            site = node_of(context).site
-            return RecordDict({"answer": ConfigRecord({"site": site, "roster": roster()})})
+            asked = message.content.config_records.get("hello", ConfigRecord())
+            told = reply.teller.hello(str(asked.get("plan_sha256", "")))
+            return RecordDict({"answer": ConfigRecord({"site": node_of(context).site, **told})})
 
-        return _reply(message, answer)
+        return reply(message, answer)
 
     @app.query("propose")
     def propose(message: Message, context: Context) -> Message:
         """Hand a plan to the node."""
 
         def answer() -> RecordDict:
-            plan_json = str(message.content.config_records["plan"]["json"])
-            sha256 = node_of(context).propose(plan_json)
+            asked = message.content.config_records["plan"]
+            country = str(asked.get("jurisdiction", ""))
+            sha256 = node_of(context).propose(str(asked["json"]), country)
             return RecordDict({"answer": ConfigRecord({"plan_sha256": sha256})})
 
-        return _reply(message, answer)
+        return reply(message, answer)
 
     @app.query("close")
     def close(message: Message, context: Context) -> Message:
@@ -63,10 +87,11 @@ def client_app(
 
         def answer() -> RecordDict:
             sha256 = str(message.content.config_records["plan"]["sha256"])
-            node_of(context).close(sha256)
+            result = message.content.array_records.get("result", ArrayRecord())
+            node_of(context).close(sha256, {name: a.numpy() for name, a in result.items()})
             return RecordDict({"answer": ConfigRecord({"plan_sha256": sha256})})
 
-        return _reply(message, answer)
+        return reply(message, answer)
 
     @app.train("report")
     def report(message: Message, context: Context) -> Message:
@@ -85,14 +110,16 @@ def client_app(
                 }
             )
 
-        return _reply(message, answer)
+        return reply(message, answer)
 
     for phase in PHASES:
-        app.query(phase)(_phase(phase, node_of))
+        app.query(phase)(_phase(phase, node_of, reply))
     return app
 
 
-def _phase(phase: str, node_of: Callable[[Context], Node]) -> Callable[[Message, Context], Message]:
+def _phase(
+    phase: str, node_of: Callable[[Context], Node], reply: _Reply
+) -> Callable[[Message, Context], Message]:
     """Return the action of one phase of secure aggregation."""
 
     def act(message: Message, context: Context) -> Message:
@@ -108,24 +135,43 @@ def _phase(phase: str, node_of: Callable[[Context], Node]) -> Callable[[Message,
             said = node_of(context).secagg(request)
             return RecordDict({"answer": ConfigRecord({"data": said})})
 
-        return _reply(message, answer)
+        return reply(message, answer)
 
     return act
 
 
-def _reply(message: Message, answer: Callable[[], RecordDict]) -> Message:
-    """Run an action; whatever goes wrong leaves as a code, never as text."""
-    try:
-        content = answer()
-    except FedCohortError as error:
-        _log.warning("refused: %s (%s)", error, error.code)
-        content = refusal(error.code, error.exit_code)
-    except Exception as error:  # any text of a library may hold a patient's value
-        where = "".join(traceback.format_tb(error.__traceback__))
-        _log.error("a round failed at this site: %s\n%s", type(error).__name__, where)
-        _log.debug("its text", exc_info=error)  # for the hospital that asks for it, on its screen
-        content = refusal("site_error", ProtocolError.exit_code)
-    return Message(content, reply_to=message)
+class _Reply:
+    """Runs an action; whatever goes wrong leaves as a code, never as text."""
+
+    def __init__(self, teller: Teller) -> None:
+        self.teller = teller
+
+    def __call__(self, message: Message, answer: Callable[[], RecordDict]) -> Message:
+        came = time.monotonic()
+        try:
+            content = answer()
+        except (DataError, DisclosureError) as error:
+            _log.warning("refused: %s (%s)", error, error.code)
+            content = refusal(DATA_REFUSED, PolicyError.exit_code)
+            self._hold(came)
+        except FedCohortError as error:
+            _log.warning("refused: %s (%s)", error, error.code)
+            content = refusal(error.code, error.exit_code)
+        except Exception as error:  # any text of a library may hold a patient's value
+            where = "".join(traceback.format_tb(error.__traceback__))
+            _log.error("a round failed at this site: %s\n%s", type(error).__name__, where)
+            _log.debug("its text", exc_info=error)  # for the hospital, on its own screen
+            content = refusal("site_error", ProtocolError.exit_code)
+            self._hold(came)
+        for record in content.config_records.values():
+            record["policy"] = self.teller.policy()
+        return Message(content, reply_to=message)
+
+    def _hold(self, came: float) -> None:
+        step = self.teller.hold_s
+        if step > 0:
+            due = math.ceil((time.monotonic() - came) / step) * step
+            time.sleep(max(0.0, came + due - time.monotonic()))
 
 
 def refusal(code: str, exit_code: int) -> RecordDict:

@@ -254,9 +254,7 @@ def _opt_out(folder: SiteFolder, policy: Policy) -> str:
 def _data(folder: SiteFolder, policy: Policy, today: dt.date) -> str:
     site = SiteData.read(folder.root, policy.site)
     site.check_opt_out(policy.dataset.opt_out_file)
-    allowed = [
-        name for name, level in policy.dataset.columns.items() if level <= policy.dataset.level
-    ]
+    allowed = policy.allowed_columns
     cohort, warnings = site.cohort(allowed)
     unlisted = sorted(set(site.columns) - set(allowed))
     if today > policy.dataset.expires:

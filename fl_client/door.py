@@ -39,6 +39,11 @@ __all__ = [
 class Disclosure(Protocol):
     """The site's own rules for what may leave without noise."""
 
+    @property
+    def counts_classes(self) -> bool:
+        """Whether `Contribution.classes` must be counted for it."""
+        ...
+
     def check(self, contribution: Contribution) -> None:
         """Refuse a contribution that the site's rules forbid.
 
@@ -50,6 +55,8 @@ class Disclosure(Protocol):
 
 class NoDisclosureRules:
     """Simulation: the researcher holds every record anyway, so no rule applies."""
+
+    counts_classes = False
 
     def check(self, contribution: Contribution) -> None:
         """Allow everything."""

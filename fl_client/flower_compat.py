@@ -195,9 +195,9 @@ def run_supernode(
     cli = sys.modules["flwr.supernode.cli.flower_supernode"]  # a function has the same name
     pace = _Pace(busy_s, busy_for_s)
     internal.time = SimpleNamespace(sleep=pace.sleep)  # type: ignore[attr-defined]
-    # Nothing of ours reads a run's configuration, so the node has no reason to open a bundle.
+    # A run's own settings are all that ours reads: the node has no reason to open a bundle.
     internal.get_fused_config_from_fab = (  # type: ignore[attr-defined]
-        lambda content, run: {}
+        lambda content, run: dict(run.override_config)
     )
     sys.argv = ["flower-supernode", *arguments]
     cli.flower_supernode()

@@ -1,25 +1,30 @@
 """A hospital's node: what is checked before any work, and what answers a round.
 
-Order, stopping at the first no: the plan is approved here, the cohort fits it, the terms are
-exactly those the plan implies, the state is the one the terms bind; then the analysis runs
-and the door decides. Coming back with the same terms gets the same bytes: a message that is
-delivered twice, or a coordinator that asks again, buys nothing and costs nothing.
+Order, stopping at the first no: the gate lets the plan run here, the cohort fits it, the terms
+are exactly those the plan implies, the state is the one the terms bind; then the analysis runs
+and the door decides. The gate is asked again at every message. Coming back with the same terms
+gets the same bytes: a message that is delivered twice, a coordinator that asks again, or one that
+asks after this node was killed, buys nothing and costs nothing.
 """
 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
 from ..privacy.accounting import BOUND, epsilon_of_event
-from ..privacy.errors import PolicyError, ProtocolError
+from ..privacy.errors import FedCohortError, PolicyError, ProtocolError
 from ..privacy.ledger.charges import Ledger
 from ..study.analysis import Analysis, State, Vector
 from ..study.cohort import Cohort
 from ..study.plan import Plan, analysis_of, reservation_of
 from ..study.rounds import RoundTerms, expected_round, terms_for
 from .door import Prepared, Release, SiteTerms, hand_over, pay, prepare
+from .gate import Gate
+from .round_memory import NoRoundMemory, Remembered, RoundMemory
+from .site_rules import classes_of
 
 __all__ = ["Node", "SecAggRequest"]
 
@@ -31,7 +36,8 @@ class Node:
         site: The hospital's name in plans.
         cohort: Builds the site's cohort for a plan; called once per plan.
         terms: Builds what the site brings to the door for a plan; called once per plan.
-        approves: Whether this site approved a plan.
+        gate: Decides about plans and rounds.
+        memory: Keeps what a plan's rounds must not forget over a restart.
         today: The date that a plan's expiry is held against.
     """
 
@@ -41,40 +47,45 @@ class Node:
         site: str,
         cohort: Callable[[Plan], Cohort],
         terms: Callable[[Plan], SiteTerms],
-        approves: Callable[[Plan], bool],
+        gate: Gate,
+        memory: Callable[[Plan], RoundMemory] = lambda plan: NoRoundMemory(),
         today: Callable[[], dt.date] = dt.date.today,
     ) -> None:
         self.site = site
         self._cohort_for = cohort
         self._terms_for = terms
-        self._approves = approves
+        self._gate = gate
+        self._memory_for = memory
         self._today = today
         self._studies: dict[str, _Study] = {}
         self._ledgers: dict[str, Ledger] = {}  # of every plan that set its price aside here
 
-    def propose(self, plan_json: str) -> str:
+    def propose(self, plan_json: str, jurisdiction: str = "") -> str:
         """Accept a plan that this site approved, and make ready for its rounds.
+
+        Args:
+            plan_json: The plan.
+            jurisdiction: The country that the coordinator declares.
 
         Returns:
             The plan's hash.
 
         Raises:
-            PolicyError: `plan_not_for_us`, `plan_not_approved`, `plan_expired`,
+            PolicyError: `plan_not_for_us`, whatever the gate refuses, `plan_expired`,
                 `no_sensitivity`, `plan_underpriced`, `roster_mismatch`, whatever the ledger
                 refuses, `schema_mismatch` or `codebook_required`.
         """
-        plan = Plan.from_json(plan_json)
-        self._check_date(plan)
-        if plan.sha256 in self._studies:
+        with self._told("") as about:
+            plan = self._gate.proposed(plan_json, jurisdiction)
+            about.append(plan.sha256)
+            self._check_date(plan)
+            if plan.sha256 not in self._studies:
+                self._studies[plan.sha256] = self._study(plan)
             return plan.sha256
+
+    def _study(self, plan: Plan) -> _Study:
         if self.site not in plan.sites:
             raise PolicyError("plan_not_for_us", f"the plan does not name the site {self.site}")
-        if not self._approves(plan):
-            raise PolicyError(
-                "plan_not_approved",
-                "the plan's hash is not among those this site approved",
-                hint="Ask the site's data team to look at the plan and approve its hash.",
-            )
         _check_price(plan)
         terms = self._terms_for(plan)
         if plan.secagg == "masked" and plan.roster != terms.roster:
@@ -88,18 +99,24 @@ class Node:
         terms.ledger.reserve(reservation_of(plan))
         cohort = self._cohort_for(plan)
         _check_cohort(plan, cohort)
-        if plan.privacy is None:
-            cohort = cohort.at_most(plan.max_patients_per_site)
-        self._studies[plan.sha256] = _Study(plan, cohort, terms)
-        return plan.sha256
+        return _Study(plan, cohort, terms, self._gate, self._memory_for(plan))
 
-    def close(self, plan_sha256: str) -> None:
-        """End a plan: its ledger gets back what was set aside for rounds that never came."""
-        self._studies.pop(plan_sha256, None)
-        ledger = self._ledgers.get(plan_sha256)
-        if ledger is not None:  # also where the cohort was refused after its price was set aside
-            ledger.close(plan_sha256)  # a disk that fails is asked again by the next close
-            del self._ledgers[plan_sha256]
+    def close(self, plan_sha256: str, result: Mapping[str, Vector] | None = None) -> None:
+        """End a plan: its ledger gets back what was set aside for rounds that never came.
+
+        Args:
+            plan_sha256: The plan's hash.
+            result: What came of it, for the hospital; None where it failed.
+        """
+        with self._told(plan_sha256):
+            study = self._studies.pop(plan_sha256, None)
+            if study is not None:
+                study.memory.clear()
+            ledger = self._ledgers.get(plan_sha256)
+            if ledger is not None:  # also where the cohort was refused after its price was reserved
+                ledger.close(plan_sha256)  # a disk that fails is asked again by the next close
+                del self._ledgers[plan_sha256]
+                self._gate.closed(plan_sha256, result or {})
 
     def secagg(self, request: SecAggRequest) -> bytes:
         """Answer a phase of secure aggregation that carries no vector.
@@ -107,12 +124,15 @@ class Node:
         Raises:
             ProtocolError: `plan_unknown`, `no_session`, `phase_unknown` or a rule of the
                 protocol, by its code.
+            PolicyError: The gate refused.
         """
-        study = self._studies.get(request.plan_sha256)
-        if study is None:
-            raise ProtocolError("plan_unknown", "the phase belongs to no plan proposed here")
-        self._check_date(study.plan)
-        return study.secagg(request)
+        with self._told(request.plan_sha256):
+            study = self._studies.get(request.plan_sha256)
+            if study is None:
+                raise ProtocolError("plan_unknown", "the phase belongs to no plan proposed here")
+            self._gate.asked(study.plan, None)
+            self._check_date(study.plan)
+            return study.secagg(request)
 
     def report(
         self, terms_json: str, arrays: Mapping[str, Vector], round_plan: bytes = b""
@@ -126,14 +146,19 @@ class Node:
 
         Raises:
             ProtocolError: `plan_unknown`, `terms_mismatch` or `round_replayed`.
-            PolicyError: The door refused.
+            PolicyError: The gate or the door refused.
         """
-        terms = RoundTerms.from_json(terms_json)
-        study = self._studies.get(terms.plan_sha256)
-        if study is None:
-            raise ProtocolError("plan_unknown", "the round belongs to no plan proposed here")
-        self._check_date(study.plan)
-        return study.report(terms, State(round=terms.round, arrays=arrays), round_plan)
+        with self._told("") as about:
+            terms = RoundTerms.from_json(terms_json)
+            study = self._studies.get(terms.plan_sha256)
+            if study is None:
+                raise ProtocolError("plan_unknown", "the round belongs to no plan proposed here")
+            about.append(terms.plan_sha256)
+            self._gate.asked(study.plan, terms.round)
+            self._check_date(study.plan)
+            answer = study.report(terms, State(round=terms.round, arrays=arrays), round_plan)
+            self._gate.released(study.plan, terms.round, answer.vector.nbytes)
+            return answer
 
     def _check_date(self, plan: Plan) -> None:
         if self._today().isoformat() > plan.expires:
@@ -142,6 +167,19 @@ class Node:
                 f"the plan expired on {plan.expires}",
                 hint="Ask the coordinator for a new plan, and approve its new hash.",
             )
+
+    @contextmanager
+    def _told(self, plan_sha256: str) -> Iterator[list[str]]:
+        """Tell the gate of whatever is refused within; the block may add the plan's hash."""
+        about = [plan_sha256]
+        try:
+            yield about
+        except FedCohortError as error:
+            self._gate.refused(about[-1], error.code)
+            raise
+        except Exception:  # the text may hold a patient's value; the code does not
+            self._gate.refused(about[-1], "site_error")
+            raise
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,16 +204,24 @@ class SecAggRequest:
 class _Study:
     """One approved plan at one site, with the answers it has given."""
 
-    def __init__(self, plan: Plan, cohort: Cohort, site: SiteTerms) -> None:
+    def __init__(
+        self, plan: Plan, cohort: Cohort, site: SiteTerms, gate: Gate, memory: RoundMemory
+    ) -> None:
         self.plan = plan
+        self.memory = memory
         self._cohort = cohort
         self._site = site
+        self._gate = gate
         self._analysis: Analysis = analysis_of(plan)
-        self._attempt: str | None = None
         self._prepared: tuple[str, Prepared] | None = None
         self._answered: tuple[tuple[str, bytes], Release] | None = None
         self._said: dict[str, tuple[SecAggRequest, bytes]] = {}
-        self._next_round = 0
+        known = memory.recall()  # of a life before this one
+        self._attempt = None if known is None else known.attempt
+        self._next_round = 0 if known is None else known.next_round
+        if known is not None and known.vector is not None:
+            before = Prepared(vector=known.vector, charge_id=known.charge_id)
+            self._prepared = known.terms_sha256, before
 
     def secagg(self, request: SecAggRequest) -> bytes:
         said = self._said.get(request.phase)
@@ -194,6 +240,7 @@ class _Study:
             answer = session.commit(request.data)
         elif request.phase == "unmask":
             answer = session.unmask(request.data)
+            self.memory.spend()
         else:
             raise ProtocolError("phase_unknown", "there is no such phase")
         self._said[request.phase] = request, answer
@@ -217,17 +264,39 @@ class _Study:
                 raise ProtocolError("no_session", "the plan masks sums and this site cannot")
             self._site.session.open_round(round_plan, expected_round(self.plan, terms))
         if self._prepared is None or not again:
+            cohort = self._gate.present(self.plan, self._cohort)
             # Asked once, whatever comes of it: a failure is paid for, and never free to repeat.
             if self.plan.privacy is not None:
                 self._next_round = terms.round + 1
-            paid = pay(self._analysis, terms, self.plan, self._site)
-            contribution = self._analysis.contribution(self._cohort, state)
-            prepared = prepare(contribution, terms, self.plan, self._site, paid=paid)
+            prepared = self._prepare(terms, state, cohort)
             self._prepared = terms.sha256, prepared
             self._next_round = terms.round + 1
+            self._keep(terms, prepared)
         answer = hand_over(self._prepared[1], self.plan, self._site)
         self._answered = asked, answer
         return answer
+
+    def _prepare(self, terms: RoundTerms, state: State, cohort: Cohort) -> Prepared:
+        paid = pay(self._analysis, terms, self.plan, self._site)
+        if self.plan.privacy is not None:
+            contribution = self._analysis.contribution(cohort, state)
+        else:
+            cohort = cohort.at_most(self.plan.max_patients_per_site)
+            contribution = self._analysis.contribution(cohort, state)
+            if self._site.disclosure.counts_classes:
+                contribution = replace(contribution, classes=classes_of(cohort))
+        return prepare(contribution, terms, self.plan, self._site, paid=paid)
+
+    def _keep(self, terms: RoundTerms, prepared: Prepared) -> None:
+        self.memory.keep(
+            Remembered(
+                attempt=terms.attempt,
+                next_round=self._next_round,
+                terms_sha256=terms.sha256,
+                vector=prepared.vector,
+                charge_id=prepared.charge_id,
+            )
+        )
 
     def _check_order(self, terms: RoundTerms) -> None:
         # Forward only, each round once; a site that was away joins the round that is due.

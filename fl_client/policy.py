@@ -116,6 +116,12 @@ class Policy:
         """Hash of the canonical JSON: what two people sign, and what every entry names."""
         return hashlib.sha256(bytes(self.to_json(), "utf-8")).hexdigest()
 
+    @property
+    def allowed_columns(self) -> tuple[str, ...]:
+        """Columns that a plan may use: listed, and of an allowed level."""
+        data = self.dataset
+        return tuple(name for name, level in data.columns.items() if level <= data.level)
+
     def person(self, name: str) -> Approver | None:
         """Return the approver of a name."""
         return next((one for one in self.approvers if one.name == name), None)

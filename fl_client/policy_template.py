@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from .plain_text import check_id
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+
+from ..study.enrolment import Invitation
+from .plain_text import check_id, check_text
 
 __all__ = ["policy_template"]
 
@@ -78,7 +82,10 @@ limits:
 
 
 def policy_template(
-    site: str, *, approvers: tuple[tuple[str, str], tuple[str, str]] | None = None
+    site: str,
+    *,
+    approvers: tuple[tuple[str, str], tuple[str, str]] | None = None,
+    invitation: Invitation | None = None,
 ) -> str:
     """Return the text of a policy that parses and allows nothing.
 
@@ -86,6 +93,8 @@ def policy_template(
         site: The hospital's name in plans.
         approvers: (name, key in hex) of the data owner and of the security officer; None:
             stand-ins whose keys sign nothing.
+        invitation: Tells the coordinator's address, CA and country, and the release's bundle, for
+            people to check before they sign.
 
     Raises:
         PolicyError: `text_not_plain`: a name is no plain one.
@@ -95,4 +104,22 @@ def policy_template(
     for (name, key), number in zip(people, ("ONE", "TWO"), strict=True):
         text = text.replace(f"NAME_{number}", check_id(name, "approver"))
         text = text.replace(f"KEY_{number}", check_id(key, "key"))
+    if invitation is not None:
+        address = check_text(invitation.superlink, "invitation.superlink")
+        country = check_id(invitation.jurisdiction, "invitation.jurisdiction")
+        bundle = check_id(invitation.bundle, "invitation.bundle")
+        text = text.replace("coordinator.example:443", address.replace('"', ""))
+        text = text.replace(
+            "jurisdiction: CN             # what", f"jurisdiction: {country}   # what"
+        )
+        text = text.replace("allow_bundle_hashes: []  ", f'allow_bundle_hashes: ["{bundle}"]')
+        text = text.replace("CA_SHA256", _fingerprint(invitation.ca))
     return text.replace("CA_SHA256", "0" * 64)
+
+
+def _fingerprint(ca: str) -> str:
+    try:
+        found = x509.load_pem_x509_certificate(bytes(ca, "utf-8"))
+    except ValueError:
+        return "0" * 64  # no certificate: nothing is pinned, so nothing runs
+    return found.fingerprint(hashes.SHA256()).hex()

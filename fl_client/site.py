@@ -1,54 +1,39 @@
-"""A real site, put together from its folder: records, ledger, keys and roster make a `Node`.
+"""A real site, put together from its folder: policy, people, records, ledger, keys and roster.
 
-`site.json` names them; paths are relative to the folder. What decides (policy, approvals,
-disclosure rules) is handed in; without it, only plans whose hash stands in `approved.txt` run, and
-no sum leaves without noise but those of analyses that `site.json` names.
+Nothing runs without a policy in force, the coordinator's pinned certificate and a ledger that was
+opened for this hospital.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import datetime as dt
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from ..datasets import LoadOptions, list_catalogue, load_catalogue, load_table
 from ..hosting import read_private, replace_file
-from ..privacy.errors import ConfigError, DataError, PolicyError, ProtocolError
+from ..privacy.errors import PolicyError, ProtocolError
 from ..privacy.ledger.store import SqliteLedger
 from ..privacy.secagg.identity import load_identity
 from ..privacy.secagg.roster import Roster
 from ..privacy.secagg.roster_file import signed_roster_from_json, signed_roster_to_json
 from ..privacy.secagg.site import SiteSession
 from ..privacy.secagg.store import FileRoundStore
-from ..study.analysis import Contribution
 from ..study.cohort import Cohort
 from ..study.plan import Plan
-from .door import Disclosure, NoDisclosureRules, SiteTerms
+from ..study.submission import verify_submission
+from .bundle import check_bundle
+from .door import SiteTerms
 from .node import Node
-from .site_setup import SiteSetup, read_setup
+from .policy import Policy
+from .round_memory import FileRoundMemory
+from .site_data import SiteData
+from .site_folder import SiteFolder
+from .site_gate import SiteGate
+from .site_rules import site_rules
 
-__all__ = ["DenyUnnoised", "Site", "open_site", "pin_roster"]
-
-
-class DenyUnnoised:
-    """The disclosure rule of a site that states none: nothing leaves without noise."""
-
-    def check(self, contribution: Contribution) -> None:
-        """Refuse.
-
-        Raises:
-            PolicyError: `unnoised_denied`.
-        """
-        raise PolicyError(
-            "unnoised_denied",
-            "this site lets nothing leave without noise",
-            hint="Ask for a plan with privacy.epsilon, or for a policy that names the analysis.",
-        )
+__all__ = ["Site", "cohort_of", "open_site", "pin_roster"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,89 +41,152 @@ class Site:
     """A site that is ready to work.
 
     Attributes:
-        setup: What it is made of.
+        name: The hospital's name in plans.
+        gate: What decides.
         node: Answers plans and rounds.
+        ledger: Who pays.
         roster: Tells the hash of the roster pinned now, hex, as plans name it; `none` before the
             first.
+        coordinator: The coordinator's Ed25519 public key.
     """
 
-    setup: SiteSetup
+    name: str
+    gate: SiteGate
     node: Node
+    ledger: SqliteLedger
     roster: Callable[[], str]
+    coordinator: bytes
+
+    def hello(self, plan_sha256: str) -> dict[str, str]:
+        """Return what the node says of itself: its roster, and where a plan stands here."""
+        return {"roster": self.roster(), "plan": self.gate.state_of(plan_sha256)}
+
+    def admit(self, bundle: bytes, settings: Mapping[str, object]) -> None:
+        """Refuse a task whose code or run this hospital does not know.
+
+        Args:
+            bundle: The app bundle as it came.
+            settings: The run's: which plan, and the coordinator's signature.
+
+        Raises:
+            PolicyError: `policy_unsigned` and its like, `bundle_...` or `run_unsigned`.
+        """
+        try:
+            found = check_bundle(bundle, self.gate.policy().bundle_hashes)
+            plan, signature = (str(settings.get(key, "")) for key in ("plan-sha256", "submission"))
+            if not verify_submission(self.coordinator, signature, found, plan):
+                raise PolicyError(
+                    "run_unsigned",
+                    "the run is not signed by the coordinator that this site joined",
+                    hint="Runs start by `fedcohort coordinator submit`, and by nothing else.",
+                )
+        except PolicyError as error:
+            self.gate.refused_code(bundle, error.code)
+            raise
+
+    def close(self) -> None:
+        """Write down that the node stops, and let go of the ledger."""
+        self.gate.stopped()
+        self.ledger.dispose()
 
 
 def open_site(
-    folder: Path,
-    *,
-    approves: Callable[[Plan], bool] | None = None,
-    disclosure: Disclosure | None = None,
+    folder: SiteFolder, *, now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC)
 ) -> Site:
     """Put a site together: everything is opened and checked once, before the first message.
 
     Args:
-        folder: The site's folder.
-        approves: Whether this site approved a plan; by default, its hash is in `approved.txt`.
-        disclosure: The site's rules for what leaves without noise; by default, only
-            sums of the analyses that `site.json` names do.
+        folder: The site's.
+        now: The site's clock.
 
     Raises:
-        ConfigError: `site_file` or `ledger_missing`.
-        PolicyError: A key, a file's mode or the ledger is not what it must be.
+        ConfigError: `ledger_missing`.
+        PolicyError: The policy is not in force; or a key, a file's mode, the CA certificate or
+            the ledger is not what it must be.
         ProtocolError: `r_3_*` or `r_4_dates`: the pinned roster does not hold for this site.
     """
-    setup = read_setup(folder)
-    identity = load_identity(setup.identity)
-    _pinned(setup, identity)  # a roster that does not hold is told at the start
-    ledger = SqliteLedger(setup.ledger, kind="site")
+    identity = load_identity(folder.identity)
+    submitter = read_private(folder.coordinator).decode("ascii", "replace").strip()
+    # A book that is asked for before there is a policy that names its ledger is never needed.
+    gate = SiteGate(folder, lambda: ledger.book, submitter=submitter, now=now)
+    policy = gate.policy()
+    policy.check_ca(read_private(folder.ca))
+    ledger = SqliteLedger(folder.ledger(policy), kind="site")
+    policy.check_ledger(ledger.book.opening)
+    _pinned(folder, policy.site, identity)  # a roster that does not hold is told at the start
+    gate.started()
 
     def terms(plan: Plan) -> SiteTerms:
-        session, roster = None, _pinned(setup, identity)  # as it is now: rosters change
+        session, roster = None, _pinned(folder, policy.site, identity)  # now: rosters change
         if roster is not None and plan.secagg == "masked":
             session = SiteSession(
                 roster=roster,
-                name=setup.site,
+                name=policy.site,
                 identity=identity,
-                store=FileRoundStore(setup.rounds),
+                store=FileRoundStore(folder.rounds),
             )
-        named = plan.analysis in setup.unnoised
-        rules = disclosure or (NoDisclosureRules() if named else DenyUnnoised())
-        return SiteTerms(ledger=ledger, disclosure=rules, session=session, roster=_name(roster))
+        return SiteTerms(
+            ledger=ledger,
+            disclosure=site_rules(gate.policy(), plan),
+            session=session,
+            roster=_name(roster),
+        )
 
     node = Node(
-        site=setup.site,
-        cohort=lambda plan: _cohort(setup),
+        site=policy.site,
+        cohort=lambda plan: cohort_of(gate.policy(), gate.data_of(plan)),
         terms=terms,
-        approves=approves or (lambda plan: _listed(setup.approved, plan.sha256)),
+        gate=gate,
+        memory=lambda plan: FileRoundMemory(folder.plans / f"{plan.sha256}.round"),
+        today=lambda: now().date(),
     )
-    return Site(setup=setup, node=node, roster=lambda: _name(_pinned(setup, identity)))
+    return Site(
+        name=policy.site,
+        gate=gate,
+        node=node,
+        ledger=ledger,
+        coordinator=bytes.fromhex(submitter),
+        roster=lambda: _name(_pinned(folder, policy.site, identity)),
+    )
 
 
-def pin_roster(setup: SiteSetup, text: str, *, today: dt.date) -> Roster:
+def pin_roster(folder: SiteFolder, site: str, text: str, *, today: dt.date) -> Roster:
     """Accept a signed roster in the place of the one held now: rules R-1 to R-4.
+
+    Args:
+        folder: The site's.
+        site: Its name in plans.
+        text: The signed roster.
+        today: By the site's clock.
 
     Raises:
         ProtocolError: `roster_unreadable`, or a broken rule by its code; nothing changed.
     """
     signed = signed_roster_from_json(text)
-    identity = load_identity(setup.identity)
+    identity = load_identity(folder.identity)
     held = None
-    if setup.roster.exists():
-        held = signed_roster_from_json(read_private(setup.roster).decode()).roster
+    if folder.roster.exists():
+        held = signed_roster_from_json(read_private(folder.roster).decode()).roster
         if held == signed.roster:
             return held
     signed.check(
-        name=setup.site, identity=identity.public_key().public_bytes_raw(), today=today, pinned=held
+        name=site, identity=identity.public_key().public_bytes_raw(), today=today, pinned=held
     )
-    replace_file(setup.roster, signed_roster_to_json(signed).encode())
+    replace_file(folder.roster, signed_roster_to_json(signed).encode())
     return signed.roster
 
 
-def _pinned(setup: SiteSetup, identity: Ed25519PrivateKey) -> Roster | None:
-    if not setup.roster.exists():
+def cohort_of(policy: Policy, data: SiteData) -> Cohort:
+    """Read the extract's cohort, with the columns that the policy allows; opt-outs are in it."""
+    return data.cohort(policy.allowed_columns)[0]
+
+
+def _pinned(folder: SiteFolder, site: str, identity: Ed25519PrivateKey) -> Roster | None:
+    if not folder.roster.exists():
         return None
     # Its signatures were checked when it was pinned; that it is ours and of today, each time.
-    roster = signed_roster_from_json(read_private(setup.roster).decode()).roster
-    if roster.public(roster.position(setup.site)) != identity.public_key().public_bytes_raw():
+    roster = signed_roster_from_json(read_private(folder.roster).decode()).roster
+    if roster.public(roster.position(site)) != identity.public_key().public_bytes_raw():
         raise ProtocolError("r_3_own_key", "the roster names another key for this site")
     today = dt.datetime.now(dt.UTC).date().isoformat()
     if not roster.valid_from <= today <= roster.valid_to:
@@ -148,36 +196,3 @@ def _pinned(setup: SiteSetup, identity: Ed25519PrivateKey) -> Roster | None:
 
 def _name(roster: Roster | None) -> str:
     return "none" if roster is None else roster.sha256.hex()
-
-
-def _cohort(setup: SiteSetup) -> Cohort:
-    known = {entry.name for entry in list_catalogue()}
-    options = _options(setup.options)
-    if setup.data in known:
-        extract = load_catalogue(setup.data, options)
-    else:
-        extract = load_table(setup.folder / setup.data, options)
-    for cohort in extract.cohorts:
-        if cohort.site == setup.site:
-            return cohort
-    raise DataError(
-        "site_not_in_table",
-        f"the table holds no rows of {setup.site}",
-        hint="Name the hospital as the table's site column does.",
-    )
-
-
-def _listed(path: Path, plan_sha256: str) -> bool:
-    if not path.exists():
-        return False
-    return plan_sha256 in read_private(path).decode("utf-8", "replace").split()
-
-
-def _options(found: Mapping[str, str | tuple[str, ...]]) -> LoadOptions:
-    fields = {field.name for field in dataclasses.fields(LoadOptions)}
-    if set(found) - fields:
-        raise ConfigError("site_file", "site.json has an unknown option of the table")
-    values: dict[str, Any] = dict(found)
-    if "codebook" in values:
-        values["codebook"] = Path(str(values["codebook"]))
-    return LoadOptions(**values)

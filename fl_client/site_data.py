@@ -170,10 +170,15 @@ class SiteData:
         kept = {*self.columns, *allowed, options.patient}
         frame = frame[[name for name in frame.columns if name in kept]]
         frame = frame.assign(**{_SITE: pd.Series([self.site] * len(frame), dtype="str")})
-        exclude = tuple(name for name in options.exclude if name in frame.columns)
+        if options.exclude:
+            # Excluded columns are gone from the table, so they must not be looked for in it.
+            told = (options.patient, options.outcome, options.time, options.event)
+            used = options.features or [name for name in self.columns if name not in told]
+            features = tuple(name for name in used if name not in options.exclude)
+            options = dataclasses.replace(options, features=features, exclude=())
         extract = build_extract(
             frame,
-            dataclasses.replace(options, exclude=exclude),
+            options,
             self.codebook,
             name=self.table.stem,
             source=Source(title=self.table.name),

@@ -2,31 +2,37 @@
 
     policy.yaml  policy.signatures.json  approvers.json   what the hospital allows, and who signed
     mapping.yaml  data/  opt-out.txt                      the extract
-    identity.pem  node.key  ca.crt                        who this node is, whom it trusts
-    plans/  approvals.jsonl  audit.jsonl  ledger.sqlite   what was asked, decided and spent
-    flower/                                               FLWR_HOME
+    identity.pem  node.key  runtime.secret                who this node is
+    ca.crt  coordinator.pub  roster.json                  whom it trusts
+    plans/  approvals.jsonl  audit.jsonl                  what was asked, decided and let out
+    ledger.sqlite  rounds.json                            what was spent, which keys were used
+    results/                                              what came of plans
+    flower/  logs/                                        FLWR_HOME, and what the processes said
 
 Approvers' private keys do not belong here: each approver keeps one's own.
 """
 
 from __future__ import annotations
 
-import os
+import re
+import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..privacy.errors import ConfigError
+from ..hosting import private_folder, read_private, write_new
+from ..privacy.errors import ConfigError, PolicyError
 from ..privacy.secagg.identity import create_identity
+from ..study.enrolment import Invitation
+from ..study.plan import Plan
 from .node_key import create_node_key
 from .plain_text import inside
 from .policy import Policy
 from .policy_template import policy_template
 from .site_data import mapping_template
 
-__all__ = ["Made", "SiteFolder", "add_policy", "create_approver_key", "init"]
+__all__ = ["Made", "SiteFolder", "create_approver_key", "init"]
 
-_FOLDERS = ("data", "plans", "flower")
-_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+_FOLDERS = ("data", "plans", "results", "flower", "logs")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +83,13 @@ class SiteFolder:
 
     @property
     def node_key(self) -> Path:
-        """The EC P-384 key by which Flower knows the node; `.pub` beside it is enrolled."""
+        """The EC P-384 key by which Flower knows the node."""
         return self.root / "node.key"
+
+    @property
+    def public_node_key(self) -> Path:
+        """Its public half, one line of OpenSSH."""
+        return self.root / "node.key.pub"
 
     @property
     def ca(self) -> Path:
@@ -86,9 +97,59 @@ class SiteFolder:
         return self.root / "ca.crt"
 
     @property
+    def coordinator(self) -> Path:
+        """The coordinator's Ed25519 public key, hex, as its invitation said."""
+        return self.root / "coordinator.pub"
+
+    @property
+    def roster(self) -> Path:
+        """The roster that this site pinned."""
+        return self.root / "roster.json"
+
+    @property
+    def rounds(self) -> Path:
+        """The counter of used keys."""
+        return self.root / "rounds.json"
+
+    @property
+    def secret(self) -> Path:
+        """What SuperNode and worker share."""
+        return self.root / "runtime.secret"
+
+    @property
+    def results(self) -> Path:
+        """What came of plans, by hash."""
+        return self.root / "results"
+
+    @property
     def flower(self) -> Path:
         """FLWR_HOME."""
         return self.root / "flower"
+
+    @property
+    def logs(self) -> Path:
+        """One log a process, and the supervisor's state."""
+        return self.root / "logs"
+
+    def plan(self, plan_sha256: str) -> Plan:
+        """Return a plan that came in.
+
+        Raises:
+            ConfigError: `plan_unknown_here`.
+            PolicyError: `plan_unreadable`, or a file's mode.
+        """
+        known = re.fullmatch(r"[0-9a-f]{64}", plan_sha256) is not None
+        path = self.plans / f"{plan_sha256}.json"
+        if not known or not path.exists():
+            raise ConfigError(
+                "plan_unknown_here",
+                "no plan of this hash came in here",
+                hint="`fedcohort site studies` lists those that did.",
+            )
+        plan = Plan.from_json(read_private(path).decode("utf-8", "replace"))
+        if plan.sha256 != plan_sha256:
+            raise PolicyError("plan_unreadable", "the plan's file is not what its name says")
+        return plan
 
     def ledger(self, policy: Policy) -> Path:
         """Return the ledger's file.
@@ -110,7 +171,7 @@ class SiteFolder:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Made:
-    """What `init` made: the public halves, for the coordinator's roster.
+    """What `init` made: the public halves.
 
     Attributes:
         folder: The site's folder.
@@ -128,6 +189,7 @@ def init(
     site: str,
     *,
     approvers: tuple[tuple[str, str], tuple[str, str]] | None = None,
+    invitation: Invitation | None = None,
 ) -> Made:
     """Make a site's folder: keys, a policy that allows nothing yet, a mapping to be filled in.
 
@@ -135,52 +197,38 @@ def init(
         folder: Must not exist, or be empty.
         site: The hospital's name in plans.
         approvers: (name, public key in hex) of the data owner and the security officer.
+        invitation: Fills in where the coordinator is; joining is still to be done.
 
     Raises:
         ConfigError: `site_exists`: nothing is ever overwritten.
-        PolicyError: `text_not_plain`.
+        PolicyError: `text_not_plain`, or a `yaml_value` that the invitation brought.
     """
-    Policy.parse(policy_template(site, approvers=approvers))  # before anything is made
+    policy = policy_template(site, approvers=approvers, invitation=invitation)
+    Policy.parse(policy)  # before anything is made
     if folder.is_symlink() or (folder.exists() and (not folder.is_dir() or any(folder.iterdir()))):
-        raise _exists(folder)
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    folder.chmod(0o700)
+        raise ConfigError(
+            "site_exists",
+            f"{folder} holds something already, and nothing is overwritten",
+            hint="Name a new folder; a node that is moved takes its whole folder along.",
+        )
+    private_folder(folder).chmod(0o700)
     made = SiteFolder(folder)
+    for name in _FOLDERS:
+        private_folder(folder / name)
     identity = create_identity(made.identity)
-    node_key = _node_key(made.node_key)
-    add_policy(folder, site, approvers=approvers)
-    return Made(
-        folder=made, identity=identity.public_key().public_bytes_raw().hex(), node_key=node_key
-    )
-
-
-def add_policy(
-    folder: Path,
-    site: str,
-    *,
-    approvers: tuple[tuple[str, str], tuple[str, str]] | None = None,
-) -> None:
-    """Put a policy that allows nothing, a mapping stub and an opt-out list into a site's folder.
-
-    For a folder whose keys are made by other means, such as joining by an invitation.
-
-    Raises:
-        ConfigError: `site_exists`: nothing is ever overwritten.
-        PolicyError: `text_not_plain`.
-    """
-    made = SiteFolder(folder)
+    node_key = create_node_key(made.node_key)
     files = {
-        made.policy: policy_template(site, approvers=approvers),
+        made.public_node_key: f"{node_key}\n",
+        made.policy: policy,
         made.mapping: mapping_template(),
         folder / "opt-out.txt": "# one patient's token a line, as in the patient column\n",
     }
-    if any(path.exists() or path.is_symlink() for path in files):
-        raise _exists(folder)
-    for name in _FOLDERS:
-        (folder / name).mkdir(mode=0o700, exist_ok=True)
-        (folder / name).chmod(0o700)
     for path, text in files.items():
-        _write(path, bytes(text, "utf-8"))
+        write_new(path, bytes(text, "utf-8"))
+    write_new(made.secret, secrets.token_bytes(48))
+    return Made(
+        folder=made, identity=identity.public_key().public_bytes_raw().hex(), node_key=node_key
+    )
 
 
 def create_approver_key(path: Path) -> str:
@@ -190,24 +238,3 @@ def create_approver_key(path: Path) -> str:
         PolicyError: `identity_exists`: a key is never overwritten.
     """
     return create_identity(path).public_key().public_bytes_raw().hex()
-
-
-def _node_key(path: Path) -> str:
-    public = create_node_key(path)
-    _write(path.with_name(f"{path.name}.pub"), bytes(f"{public}\n", "ascii"))
-    return public
-
-
-def _exists(folder: Path) -> ConfigError:
-    return ConfigError(
-        "site_exists",
-        f"{folder} holds something already, and nothing is overwritten",
-        hint="Name a new folder; a node that is moved takes its whole folder along.",
-    )
-
-
-def _write(path: Path, data: bytes) -> None:
-    with os.fdopen(os.open(path, _NEW, 0o600), "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())

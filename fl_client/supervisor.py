@@ -18,59 +18,66 @@ from ..hosting import (
     service_environment,
     stop_supervisor,
 )
-from ..privacy.errors import PolicyError
-from .site_setup import SiteSetup, read_setup
+from .policy import Policy
+from .site_folder import SiteFolder
+from .site_gate import in_force
 
-__all__ = ["site_services", "start_site", "stop_site"]
+__all__ = ["free_port", "site_services", "start_site", "stop_site"]
 
 _LOOPBACK = "127.0.0.1"
 
 
-def site_services(setup: SiteSetup) -> tuple[Service, Service]:
-    """Return the SuperNode and the worker of a site."""
-    environment = service_environment(private_folder(setup.folder / "flower"))
-    runtime = f"{_LOOPBACK}:{setup.runtime_port}"
+def site_services(folder: SiteFolder, policy: Policy, runtime_port: int) -> tuple[Service, Service]:
+    """Return the SuperNode and the worker of a site.
+
+    Args:
+        folder: The site's.
+        policy: In force: it says where the coordinator is.
+        runtime_port: Loopback port between the two.
+    """
+    environment = service_environment(private_folder(folder.flower))
+    runtime = f"{_LOOPBACK}:{runtime_port}"
     node = [sys.executable, "-m", "fedcohort.fl_client.supernode"]
-    node += ["--superlink", setup.superlink]
-    node += ["--root-certificates", str(setup.ca)]
-    node += ["--auth-supernode-private-key", str(setup.node_key)]
-    node += ["--host", _LOOPBACK, "--port", str(setup.runtime_port)]
+    node += ["--superlink", policy.coordinator]
+    node += ["--root-certificates", str(folder.ca)]
+    node += ["--auth-supernode-private-key", str(folder.node_key)]
+    node += ["--host", _LOOPBACK, "--port", str(runtime_port)]
     node += ["--isolation", "process"]
-    node += ["--superexec-auth-secret-file", str(setup.secret)]
+    node += ["--superexec-auth-secret-file", str(folder.secret)]
     worker = [sys.executable, "-m", "fedcohort.fl_client.worker"]
-    worker += ["--site-folder", str(setup.folder), "--runtime-address", runtime]
+    worker += ["--site-folder", str(folder.root), "--runtime-address", runtime]
     return (
         Service(name="supernode", command=node, environment=environment),
         Service(name="worker", command=worker, environment=environment),
     )
 
 
-def start_site(folder: Path) -> None:
+def start_site(root: Path) -> None:
     """Run a site until SIGTERM or SIGINT.
 
     Raises:
-        ConfigError: `site_file`.
-        PolicyError: `already_running`, `port_taken`, `file_missing` or `file_mode`.
+        PolicyError: The policy is not in force, pins another CA than `ca.crt`; `already_running`,
+            `file_missing` or `file_mode`.
     """
-    setup = read_setup(private_folder(folder))
-    for path in (setup.ca, setup.node_key, setup.secret, setup.identity):
+    folder = SiteFolder(private_folder(root).resolve())
+    for path in (folder.ca, folder.coordinator, folder.node_key, folder.secret, folder.identity):
         read_private(path)
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((_LOOPBACK, setup.runtime_port))
-        except OSError as error:
-            raise PolicyError(
-                "port_taken",
-                f"port {setup.runtime_port} of this machine is taken",
-                hint="Stop what runs there, or change runtime_port in site.json.",
-            ) from error
-    Supervisor(site_services(setup), private_folder(setup.folder / "logs")).run()
+    policy = in_force(folder)
+    policy.check_ca(read_private(folder.ca))
+    services = site_services(folder, policy, free_port())
+    Supervisor(services, private_folder(folder.logs)).run()
 
 
-def stop_site(folder: Path) -> bool:
+def stop_site(root: Path) -> bool:
     """Ask a running site to stop, and wait; return whether it is down."""
-    return stop_supervisor(folder / "logs")
+    return stop_supervisor(SiteFolder(root).logs)
+
+
+def free_port() -> int:
+    """Return a loopback port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind((_LOOPBACK, 0))
+        return int(probe.getsockname()[1])
 
 
 if __name__ == "__main__":  # for a service manager: no command line to import

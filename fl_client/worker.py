@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Protocol
@@ -23,11 +23,11 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from ..hosting import follow_parent, read_private
-from ..privacy.errors import FedCohortError, PolicyError, ProtocolError
-from .app import client_app, refusal
-from .bundle import check_bundle, default_allow_list
+from ..privacy.errors import FedCohortError, ProtocolError
+from .app import Teller, client_app, refusal
 from .flower_compat import NodeGoneError, NodeLink, TaskInput
 from .node import Node
+from .site_folder import SiteFolder
 
 __all__ = ["Worker", "app", "main"]
 
@@ -35,6 +35,7 @@ _log = logging.getLogger(__name__)
 _QUICK_S = 0.1  # pause between looks soon after a task
 _SLOW_S = 0.5  # and later
 _QUICK_FOR_S = 30.0
+_HOLD_S = 1.0  # a refusal that data decided leaves on the next of these, counted from the message
 _GONE_S = 2.0  # pause after the SuperNode did not answer
 
 
@@ -68,7 +69,7 @@ class Worker:
     Args:
         tasks: Where tasks come from.
         run: The ClientApp.
-        allowed: SHA-256 of the bundles that this site allows.
+        admit: Refuses a task whose bundle or run this site does not allow, by raising.
         stop: Set from outside to end after the task at hand.
     """
 
@@ -77,12 +78,12 @@ class Worker:
         tasks: Tasks,
         run: Callable[[Message, Context], Message],
         *,
-        allowed: Collection[str],
+        admit: Callable[[TaskInput], None],
         stop: threading.Event,
     ) -> None:
         self._tasks = tasks
         self._run = run
-        self._allowed = frozenset(allowed)
+        self._admit = admit
         self._stop = stop
         self._last_task = time.monotonic()
 
@@ -114,8 +115,8 @@ class Worker:
     def answer_to(self, asked: TaskInput) -> Message:
         """Return the answer to a message: the gate's no, or what the ClientApp says."""
         try:
-            check_bundle(asked.bundle, self._allowed)
-        except PolicyError as refused:
+            self._admit(asked)
+        except FedCohortError as refused:
             _log.warning("refused: %s (%s)", refused, refused.code)
             return Message(refusal(refused.code, refused.exit_code), reply_to=asked.message)
         try:
@@ -158,16 +159,22 @@ def main(arguments: Sequence[str]) -> int:
     follow_parent()
     from .site import open_site
 
+    folder = SiteFolder(asked.site_folder)
     try:
-        site = open_site(asked.site_folder)
-        link = NodeLink(asked.runtime_address, read_private(site.setup.secret))
+        site = open_site(folder)
+        link = NodeLink(asked.runtime_address, read_private(folder.secret))
     except FedCohortError as error:
         _log.error("refused: %s (%s) %s", error, error.code, error.hint)
         return error.exit_code
-    run = client_app(lambda context: site.node, roster=site.roster)
-    allowed = site.setup.allowed_bundles or default_allow_list()
-    _log.info("the site %s is ready", site.setup.site)
-    Worker(link, run, allowed=allowed, stop=stop).serve()
+    teller = Teller(hello=site.hello, policy=lambda: site.gate.known, hold_s=_HOLD_S)
+    run = client_app(lambda context: site.node, teller)
+    _log.info("the site %s is ready", site.name)
+
+    def admit(task: TaskInput) -> None:
+        site.admit(task.bundle, task.context.run_config)
+
+    Worker(link, run, admit=admit, stop=stop).serve()
+    site.close()
     link.close()
     return 0
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from ..hosting import read_private
 from ..privacy.errors import ConfigError
+from ..study.enrolment import is_jurisdiction
 
 __all__ = ["COORDINATOR_FORMAT", "PASSWORD_HEADER", "CoordinatorSetup", "read_coordinator"]
 
@@ -30,6 +31,7 @@ class CoordinatorSetup:
         public_host: Address that the public port binds to.
         public_port: The only port that may be reached from outside.
         loopback_port: The port of the operator and of the runner; on this machine only.
+        jurisdiction: Where it is, as CN, DE or US-CA; hospitals' policies ask for it.
     """
 
     folder: Path
@@ -38,6 +40,7 @@ class CoordinatorSetup:
     public_host: str
     public_port: int
     loopback_port: int
+    jurisdiction: str
     loopback_host: str = "127.0.0.1"
 
     def __post_init__(self) -> None:
@@ -47,6 +50,12 @@ class CoordinatorSetup:
             raise ConfigError(
                 "coordinator_file",
                 "public_port and loopback_port are two ports, the second on loopback",
+            )
+        if not is_jurisdiction(self.jurisdiction):
+            raise ConfigError(
+                "coordinator_file",
+                "jurisdiction is the coordinator's country, as CN, DE or US-CA",
+                hint="Hospitals' policies name the country they deal with; state the true one.",
             )
 
     @property
@@ -127,6 +136,7 @@ class CoordinatorSetup:
             "public_host": self.public_host,
             "public_port": self.public_port,
             "loopback_port": self.loopback_port,
+            "jurisdiction": self.jurisdiction,
         }
         return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
 
@@ -150,6 +160,7 @@ def read_coordinator(folder: Path) -> CoordinatorSetup:
             public_host=str(document["public_host"]),
             public_port=int(document["public_port"]),
             loopback_port=int(document["loopback_port"]),
+            jurisdiction=str(document["jurisdiction"]),
         )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ConfigError(

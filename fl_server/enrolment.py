@@ -66,10 +66,11 @@ def invite(
         site=site,
         token=token.hex(),
         expires=expires,
-        superlink=superlink or f"{setup.names[0]}:{setup.public_port}",
+        superlink=superlink or _address(setup.names[0], setup.public_port),
         ca=read_private(setup.ca).decode(),
         coordinator=identity.hex(),
         bundle=bundle_sha256(),
+        jurisdiction=setup.jurisdiction,
     )
 
 
@@ -215,6 +216,10 @@ def _public_pem(openssh: str) -> bytes:
     if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name != "secp384r1":
         raise PolicyError("join_key", "the node's key must be on the curve P-384")
     return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+
+
+def _address(name: str, port: int) -> str:
+    return f"[{name}]:{port}" if ":" in name else f"{name}:{port}"
 
 
 def _hex(text: str) -> str:

@@ -21,7 +21,7 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import PolicyError
+from .errors import DisclosureError, PolicyError
 
 __all__ = [
     "Classes",
@@ -103,11 +103,16 @@ class SiteRules:
     form: Literal["table", "training"]
     parameters: int = 0
 
+    @property
+    def counts_classes(self) -> bool:
+        """Whether the classes of the patients must be counted: a table's cells speak already."""
+        return self.form == "training"
+
     def check(self, contribution: Summed) -> None:
         """Refuse a sum that the rules forbid.
 
         Raises:
-            PolicyError: `disclosure_cohort`, `disclosure_cell`, `disclosure_class`,
+            DisclosureError: `disclosure_cohort`, `disclosure_cell`, `disclosure_class`,
                 `disclosure_ratio`, or `disclosure_uncounted` where classes were not counted.
         """
         least = self.minimums
@@ -130,42 +135,42 @@ def check_cohort(patients: int, minimum: int) -> None:
     """Refuse a cohort of fewer patients than the minimum.
 
     Raises:
-        PolicyError: `disclosure_cohort`.
+        DisclosureError: `disclosure_cohort`.
     """
     if patients < minimum:
-        raise PolicyError("disclosure_cohort", "the cohort is smaller than allowed", hint=_HINT)
+        raise DisclosureError("disclosure_cohort", "the cohort is smaller than allowed", hint=_HINT)
 
 
 def check_cells(cells: NDArray[np.float64], minimum: int) -> None:
     """Refuse a table with a cell between nobody and the minimum, or that holds no counts.
 
     Raises:
-        PolicyError: `disclosure_cell`.
+        DisclosureError: `disclosure_cell`.
     """
     counted = np.isfinite(cells) & (cells >= 0) & (cells == np.floor(cells))
     if not bool(counted.all()) or bool(((cells > 0) & (cells < minimum)).any()):
-        raise PolicyError("disclosure_cell", "a cell is smaller than allowed", hint=_HINT)
+        raise DisclosureError("disclosure_cell", "a cell is smaller than allowed", hint=_HINT)
 
 
 def check_classes(classes: Classes, minimum: int) -> None:
     """Refuse where few patients, or for the outcome none, stand on one side.
 
     Raises:
-        PolicyError: `disclosure_class`.
+        DisclosureError: `disclosure_class`.
     """
     small = any(count < minimum for count in classes.outcome) or len(classes.outcome) < 2
     if small or _few(classes.features, minimum):
-        raise PolicyError("disclosure_class", "a class is smaller than allowed", hint=_HINT)
+        raise DisclosureError("disclosure_class", "a class is smaller than allowed", hint=_HINT)
 
 
 def check_ratio(parameters: int, patients: int, most: float) -> None:
     """Refuse a model of many parameters for few patients; a model without any is refused too.
 
     Raises:
-        PolicyError: `disclosure_ratio`.
+        DisclosureError: `disclosure_ratio`.
     """
     if parameters < 1 or parameters > most * patients:
-        raise PolicyError(
+        raise DisclosureError(
             "disclosure_ratio",
             "the model has more parameters for its patients than allowed",
             hint=_HINT,

@@ -4,7 +4,8 @@
     |- ConfigError            what the researcher asked for cannot be run
     |- DataError              a table, codebook or cohort breaks a rule
     |- PolicyError            exit 3: a rule refused; nothing was computed or sent
-    |  `- BudgetExceededError the epsilon asked for cannot pay for the release
+    |  |- BudgetExceededError the epsilon asked for cannot pay for the release
+    |  `- DisclosureError     a rule refused what it saw in the records
     `- ProtocolError          exit 4: a message, a peer or a round broke the protocol
 
 Each carries a stable `code` for scripts, the rule in its text and the remedy in `hint`.
@@ -17,6 +18,7 @@ __all__ = [
     "BudgetExceededError",
     "ConfigError",
     "DataError",
+    "DisclosureError",
     "FedCohortError",
     "PolicyError",
     "ProtocolError",
@@ -56,6 +58,10 @@ class PolicyError(FedCohortError):
 
 class BudgetExceededError(PolicyError):
     """The privacy asked for cannot pay for the release."""
+
+
+class DisclosureError(PolicyError):
+    """A rule refused what it saw in the records: which one it was stays at the site."""
 
 
 class ProtocolError(FedCohortError):

@@ -19,6 +19,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from ..privacy.disclosure import Classes
 from ..privacy.errors import ConfigError, ProtocolError
 from .cohort import Cohort
 
@@ -115,12 +116,15 @@ class Contribution:
         sensitivity: L2 bound on what one patient can change in `total`; None where there is
             no such bound, which the door refuses under differential privacy.
         local: Set when noise is inside already (baselines with local noise only).
+        classes: What divides the patients, for the site's own disclosure rules where no noise is
+            added; it never leaves the site.
     """
 
     total: Vector
     patients: int
     sensitivity: float | None
     local: LocalNoise | None = None
+    classes: Classes | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,7 +28,9 @@ PROJECT_FILE = "pyproject.toml"
 MANIFEST = ".info/CONTENT"
 SERVER_COMPONENT = "fedcohort.fl_server.deployed:app"
 CLIENT_COMPONENT = "fedcohort.fl_client.worker:app"
-RUN_CONFIG = {"plan-sha256": ""}  # the only key that a run may set
+# What a run may set: its plan, the coordinator's signature under it (see `submission`), and the
+# number of an earlier run that it goes on with, where the coordinator had stopped.
+RUN_CONFIG = {"plan-sha256": "", "submission": "", "resumes": ""}
 _DATE = (1980, 1, 1, 0, 0, 0)
 
 _TEMPLATE = """\
@@ -48,6 +50,8 @@ clientapp = "{client}"
 
 [tool.flwr.app.config]
 plan-sha256 = ""
+submission = ""
+resumes = ""
 """
 
 

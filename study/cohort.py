@@ -79,6 +79,8 @@ class Cohort:
         event: bool [rows], True where the event was seen; `survival` only.
         groups: Further public-domain columns for subgroup tables (sex, age band, ...),
             each an array of str [rows].
+        held_out: bool [rows], True for patients that a plan keeps out of training; all rows of
+            a patient alike. None where no plan said so.
 
     Raises:
         DataError: Lengths differ, or the outcome does not fit the schema's task.
@@ -92,10 +94,12 @@ class Cohort:
     time: NDArray[np.float64] | None = None
     event: NDArray[np.bool_] | None = None
     groups: Mapping[str, NDArray[np.str_]] = field(default_factory=dict)
+    held_out: NDArray[np.bool_] | None = None
 
     def __post_init__(self) -> None:
         rows = self.features.shape[0]
-        columns = [self.patient, self.label, self.time, self.event, *self.groups.values()]
+        outcome = [self.label, self.time, self.event]
+        columns = [self.patient, *outcome, self.held_out, *self.groups.values()]
         if any(column is not None and column.shape != (rows,) for column in columns):
             raise DataError("cohort_shape", f"site {self.site}: columns differ in length")
         if self.features.shape != (rows, len(self.schema.features)):
@@ -138,6 +142,7 @@ class Cohort:
             time=None if self.time is None else self.time[rows],
             event=None if self.event is None else self.event[rows],
             groups={name: column[rows] for name, column in self.groups.items()},
+            held_out=None if self.held_out is None else self.held_out[rows],
         )
 
     def at_most(self, patients: int) -> Cohort:
@@ -156,7 +161,7 @@ def concatenate(cohorts: Sequence[Cohort], *, site: str) -> Cohort:
     """Pool cohorts of one schema: for simulation only, where one process may hold them all.
 
     Raises:
-        DataError: No cohort, or schemas differ.
+        DataError: No cohort, schemas differ, or only some say who is held out.
     """
     if not cohorts:
         raise DataError("no_cohorts", "there is no cohort to pool")
@@ -169,6 +174,9 @@ def concatenate(cohorts: Sequence[Cohort], *, site: str) -> Cohort:
         return np.concatenate(present) if present else None
 
     events = [cohort.event for cohort in cohorts if cohort.event is not None]
+    held_out = [cohort.held_out for cohort in cohorts if cohort.held_out is not None]
+    if held_out and len(held_out) < len(cohorts):
+        raise DataError("holdout_mixed", "some of the cohorts hold patients out and some do not")
     return Cohort(
         site=site,
         schema=first.schema,
@@ -181,4 +189,5 @@ def concatenate(cohorts: Sequence[Cohort], *, site: str) -> Cohort:
             name: np.concatenate([cohort.groups[name] for cohort in cohorts])
             for name in first.groups
         },
+        held_out=np.concatenate(held_out) if held_out else None,
     )

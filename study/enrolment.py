@@ -9,6 +9,7 @@ people compare fingerprints.
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
 import hashlib
 import json
 import re
@@ -21,13 +22,16 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from ..privacy.errors import PolicyError
 
-__all__ = ["Invitation", "JoinRequest", "check_site_name"]
+__all__ = ["Invitation", "JoinRequest", "check_site_name", "is_jurisdiction"]
 
 _INVITATION = "fedcohort.invitation/1"
 _REQUEST = "fedcohort.join/1"
 _DOMAIN = b"fedcohort/join/1\x00"
 _MOST = 64 * 2**10  # 64 KiB
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
+_COUNTRY = re.compile(r"[A-Z]{2}(?:-[A-Z0-9]{1,3})?")
+_HEX = re.compile(r"[0-9a-f]{64}")
+_ADDRESS = re.compile(r"(?:[A-Za-z0-9.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\]):[0-9]{1,5}")
 
 T = TypeVar("T")
 
@@ -45,6 +49,7 @@ class Invitation:
         ca: The coordinator's CA certificate, PEM.
         coordinator: The coordinator's Ed25519 key in the roster, hex.
         bundle: Hash of the release's app bundle, hex; the site computes its own and compares.
+        jurisdiction: Where the coordinator is, as CN, DE or US-CA; policies hold plans against it.
     """
 
     federation: str
@@ -55,6 +60,7 @@ class Invitation:
     ca: str
     coordinator: str
     bundle: str
+    jurisdiction: str
 
     def to_json(self) -> str:
         """Return the file."""
@@ -67,7 +73,18 @@ class Invitation:
         Raises:
             PolicyError: `invitation_unreadable`.
         """
-        return _read(cls, _INVITATION, text, "invitation_unreadable")
+        found = _read(cls, _INVITATION, text, "invitation_unreadable")
+        right = (
+            all(_HEX.fullmatch(part) for part in (found.token, found.coordinator, found.bundle))
+            and _is_date(found.expires)
+            and _ADDRESS.fullmatch(found.superlink)
+            and is_jurisdiction(found.jurisdiction)
+            and found.federation.isprintable()
+            and found.ca.startswith("-----BEGIN CERTIFICATE-----")
+        )
+        if not right:
+            raise _unreadable(_INVITATION, "invitation_unreadable")
+        return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,16 +173,43 @@ def check_site_name(name: str) -> str:
     return name
 
 
+def is_jurisdiction(text: str) -> bool:
+    """Whether a text is a country code, with or without a part of the country.
+
+    >>> [is_jurisdiction(text) for text in ("CN", "US-CA", "", "cn", "Germany")]
+    [True, True, False, False, False]
+    """
+    return _COUNTRY.fullmatch(text) is not None
+
+
+def _is_date(text: str) -> bool:
+    try:
+        return dt.date.fromisoformat(text).isoformat() == text
+    except ValueError:
+        return False
+
+
+def _unreadable(form: str, code: str) -> PolicyError:
+    return PolicyError(code, f"the file is no {form}", hint="Ask for it anew.")
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key stands there twice")
+    return found
+
+
 def _write(form: str, document: Any) -> str:
     return json.dumps({"format": form, **dataclasses.asdict(document)}, indent=1) + "\n"
 
 
 def _read(cls: type[T], form: str, text: str, code: str) -> T:
-    wrong = PolicyError(code, f"the file is no {form}", hint="Ask for it anew.")
+    wrong = _unreadable(form, code)
     if len(text) > _MOST:
         raise wrong
     try:
-        document: Mapping[str, Any] = json.loads(text)
+        document: Mapping[str, Any] = json.loads(text, object_pairs_hook=_once)
         names = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
         if document["format"] != form or set(document) != {"format", *names}:
             raise wrong

@@ -24,6 +24,8 @@ from ..privacy.noise import NoiseTerms, Sharing
 from ..privacy.secagg.roster import threshold_for
 from . import analyses, models
 from .analysis import Analysis
+from .evaluated import HeldOut, local_noise
+from .holdout import Holdout
 from .model import Model
 from .registry import build
 
@@ -132,6 +134,7 @@ class Plan:
         colluders: c of the masks: sites assumed to pool what they see with the coordinator.
         roster: Hash of the roster whose members mask, hex; `simulation` for a throw-away one.
         expires: ISO date after which no site answers.
+        holdout: Which patients are kept out of training; None: nobody is.
     """
 
     study: str
@@ -148,6 +151,7 @@ class Plan:
     colluders: int
     roster: str
     expires: str
+    holdout: Holdout | None = None
 
     def __post_init__(self) -> None:
         # One spelling of every value (lists, not tuples): a plan read back equals the plan.
@@ -165,6 +169,9 @@ class Plan:
             raise ConfigError("plan_range", "expires must be an ISO date, YYYY-MM-DD")
         if self.secagg not in ("masked", "plain"):
             raise ConfigError("plan_secagg", f"secagg is masked or plain, not {self.secagg!r}")
+        local = self.privacy is not None and self.privacy.sharing == "local"
+        if local and self.holdout is not None and self.holdout.histogram:
+            raise local_noise()
         if self.secagg == "masked":
             # An opened sum holds t sites or more; fewer could never be opened.
             fewest = threshold_for(len(self.sites), self.colluders)
@@ -208,12 +215,17 @@ class Plan:
             if not isinstance(document, dict) or document.pop("format", None) != PLAN_FORMAT:
                 raise _unreadable(f"it is not a {PLAN_FORMAT} document")
             privacy, sites = document.pop("privacy"), document.pop("sites")
+            holdout = document.pop("holdout")
             if not isinstance(sites, list) or not all(isinstance(site, str) for site in sites):
                 raise _unreadable("sites has the wrong type")
             if not isinstance(privacy, dict | None):
                 raise _unreadable("privacy has the wrong type")
             terms = None if privacy is None else _typed(PrivacyTerms, privacy)
-            plan: Plan = _typed(cls, {**document, "privacy": terms, "sites": tuple(sites)})
+            if not isinstance(holdout, dict | None):
+                raise _unreadable("holdout has the wrong type")
+            split = None if holdout is None else _typed(Holdout, holdout)
+            facts = {**document, "privacy": terms, "sites": tuple(sites), "holdout": split}
+            plan: Plan = _typed(cls, facts)
             plan.to_json().encode()  # half of a surrogate pair is a text that has no hash
             return plan
         except _CANNOT_BE_READ as error:
@@ -232,6 +244,7 @@ _CANNOT_BE_READ = (
 _JSON_TYPES: dict[str, tuple[type, ...]] = {
     "str": (str,),
     "int": (int,),
+    "bool": (bool,),
     "float": (float, int),
     "tuple[str, ...]": (tuple,),
     "Mapping[str, Any]": (dict,),
@@ -242,8 +255,10 @@ def _typed(cls: type[Any], document: Mapping[str, Any]) -> Any:
     for field in dataclasses.fields(cls):
         allowed = _JSON_TYPES.get(str(field.type))
         value = document[field.name]  # written in every plan, whether or not it has a default
-        wrong = allowed is not None and (not isinstance(value, allowed) or isinstance(value, bool))
-        if wrong:
+        # A truth is a whole number to Python, and to nobody else.
+        if allowed is not None and (
+            not isinstance(value, allowed) or isinstance(value, bool) != (allowed == (bool,))
+        ):
             raise _unreadable(f"{field.name} has the wrong type")
     return cls(**document)
 
@@ -271,10 +286,10 @@ def model_of(parameters: Mapping[str, Any]) -> Model:
 
 
 def analysis_of(plan: Plan) -> Analysis:
-    """Make the analysis that a plan names.
+    """Make the analysis that a plan names, on training patients only where it holds some out.
 
     Raises:
-        ConfigError: See `registry.build`.
+        ConfigError: See `registry.build` and `HeldOut`.
     """
     fields: dict[str, Any] = dict(plan.parameters)
     if "model" in fields:
@@ -283,7 +298,9 @@ def analysis_of(plan: Plan) -> Analysis:
         if isinstance(value, list):
             fields[name] = tuple(value)
     analysis: Analysis = build(analyses, "analysis", plan.analysis, fields)
-    return analysis
+    if plan.holdout is None:
+        return analysis
+    return HeldOut(inner=analysis, holdout=plan.holdout)
 
 
 def reservation_of(plan: Plan) -> Reservation:

@@ -142,7 +142,20 @@ def expected_round(plan: Plan, terms: RoundTerms) -> ExpectedRound:
 
 
 def terms_for(plan: Plan, analysis: Analysis, state: State, attempt: str) -> RoundTerms:
-    """Return the terms that a plan implies for a state; the coordinator sends them, sites check."""
+    """Return the terms that a plan implies for a state; the coordinator sends them, sites check.
+
+    Raises:
+        PolicyError: As `encoding_for`; or `holdout_rounds`: the plan ends before its histogram,
+            which is better known before its first round than after its last.
+    """
+    histogram = plan.holdout is not None and plan.holdout.histogram
+    if histogram and plan.max_rounds < analysis.most_rounds:
+        raise PolicyError(
+            "holdout_rounds",
+            f"max_rounds must be {analysis.most_rounds} or more: the histogram of held-out "
+            "patients comes after the last round that training may use",
+            hint="Ask for a plan whose max_rounds is the analysis' own most_rounds.",
+        )
     size = analysis.size(state)
     encoding = encoding_for(plan, analysis, size)
     return RoundTerms(

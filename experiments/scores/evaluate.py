@@ -21,7 +21,7 @@ from ..reporting.results import ALL, MEAN_OF_SITES, Row
 from .metrics import Measured, risk_metrics
 from .survival_metrics import survival_metrics
 
-__all__ = ["PRIMARY", "Scored", "resampled", "score"]
+__all__ = ["PRIMARY", "Scored", "metrics_of", "resampled", "score"]
 
 PRIMARY = {"risk": "auroc", "survival": "c_index"}
 _POINTS = 28  # of the common time grid: quarters of a year up to seven years
@@ -69,7 +69,7 @@ def score(
             continue
         prediction = model.predict(theta, test)
         predicted.append((test, prediction))
-        measured[test.site] = _metrics(test, prediction, train)
+        measured[test.site] = metrics_of(test, prediction, train)
     everyone = concatenate([train for train, _ in splits], site=ALL)
     pooled_test, pooled = None, None
     if fit.arm != "local" and len(predicted) == len(splits):
@@ -77,14 +77,14 @@ def score(
         pooled = _joined([prediction for _, prediction in predicted])
     rows: dict[str, Mapping[str, Measured]] = {}
     if pooled_test is not None and pooled is not None:
-        rows[ALL] = _metrics(pooled_test, pooled, everyone)
+        rows[ALL] = metrics_of(pooled_test, pooled, everyone)
     rows[MEAN_OF_SITES] = _means(list(measured.values()))
     rows |= measured
     if fit.is_global:
         for cohort in external:
             prediction = model.predict(fit.parameters[None], cohort)
             # Censoring is the cohort's own: weights from other hospitals' follow-up do not fit it.
-            rows[cohort.site] = _metrics(cohort, prediction, cohort)
+            rows[cohort.site] = metrics_of(cohort, prediction, cohort)
     return Scored(
         rows=tuple(
             _row(fit, site, repeat, delta, metric, value)
@@ -112,7 +112,14 @@ def _row(
     )
 
 
-def _metrics(test: Cohort, prediction: Prediction, train: Cohort) -> Mapping[str, Measured]:
+def metrics_of(test: Cohort, prediction: Prediction, train: Cohort) -> Mapping[str, Measured]:
+    """Return every metric of a prediction.
+
+    Args:
+        test: Whom it is of.
+        prediction: What a model says of them.
+        train: Who tells the censoring weights; of no effect for a risk.
+    """
     if test.label is not None:
         return risk_metrics(test.label, prediction.risk, patients=test.patients)
     if test.time is None or test.event is None or train.time is None or train.event is None:

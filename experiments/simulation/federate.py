@@ -15,6 +15,7 @@ from flwr.serverapp import Grid
 
 from ...fl_client.app import client_app
 from ...fl_client.door import NoDisclosureRules, SiteTerms
+from ...fl_client.gate import PlanGate
 from ...fl_client.node import Node
 from ...fl_server.app import server_app
 from ...fl_server.coordinator import Outcome, run_plan
@@ -75,7 +76,7 @@ def simulated_node(
         site=cohort.site,
         cohort=lambda asked: cohort,
         terms=site_terms,
-        approves=lambda asked: asked.sha256 == approved,
+        gate=PlanGate(lambda asked: asked.sha256 == approved),
     )
 
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import PolicyError, ProtocolError
+from ..errors import DisclosureError, PolicyError, ProtocolError
 
 __all__ = ["CLIP_BITS", "SHORT_WORD_FROM", "Encoding"]
 
@@ -144,7 +144,7 @@ class Encoding:
         """Round a site's sum to the grid.
 
         Raises:
-            PolicyError: `not_finite` or `out_of_range`: refused, never clipped in silence.
+            DisclosureError: `not_finite` or `out_of_range`: refused, never clipped in silence.
         """
         with np.errstate(over="ignore"):  # an infinity is out of range
             units = np.multiply(values, self.scale)
@@ -154,7 +154,7 @@ class Encoding:
         if not within:
             if not np.isfinite(values).all():
                 raise _not_finite()
-            raise PolicyError(
+            raise DisclosureError(
                 "out_of_range",
                 "a coordinate of the site's sum exceeds the plan's public bound",
                 hint="Raise max_patients_per_site, or check the features' ranges.",
@@ -180,8 +180,8 @@ class Encoding:
         return total.astype(np.float64) / self.scale
 
 
-def _not_finite() -> PolicyError:
-    return PolicyError(
+def _not_finite() -> DisclosureError:
+    return DisclosureError(
         "not_finite",
         "a coordinate of the site's sum is not finite",
         hint="Check the cohort's encoding and the model's step size.",

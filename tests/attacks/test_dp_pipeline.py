@@ -17,6 +17,7 @@ from fedcohort.experiments.simulation.local_grid import InProcessGrid
 from fedcohort.fl_client import door
 from fedcohort.fl_client.app import client_app
 from fedcohort.fl_client.door import NoDisclosureRules, SiteTerms
+from fedcohort.fl_client.gate import PlanGate
 from fedcohort.fl_client.node import Node
 from fedcohort.fl_server.coordinator import run_plan
 from fedcohort.privacy import noise
@@ -135,7 +136,7 @@ def node_for(cohort: Cohort, ledger: MemoryLedger) -> Node:
         site=cohort.site,
         cohort=lambda plan: cohort,
         terms=lambda plan: SiteTerms(ledger=ledger, disclosure=NoDisclosureRules()),
-        approves=lambda plan: True,
+        gate=PlanGate(lambda plan: True),
     )
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from fedcohort.fl_client.door import NoDisclosureRules, SiteTerms, prepare
+from fedcohort.fl_client.gate import PlanGate
 from fedcohort.fl_client.node import Node
 from fedcohort.privacy.accounting import calibrate
 from fedcohort.privacy.budget import Budget
@@ -99,7 +100,7 @@ def node_of(cohort: Cohort) -> tuple[Node, MemoryLedger, list[int]]:
         return cohort
 
     terms = SiteTerms(ledger=ledger, disclosure=NoDisclosureRules())
-    node = Node(site="a", cohort=look, terms=lambda plan: terms, approves=lambda plan: True)
+    node = Node(site="a", cohort=look, terms=lambda plan: terms, gate=PlanGate(lambda plan: True))
     return node, ledger, looks
 
 

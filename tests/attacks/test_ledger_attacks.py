@@ -27,6 +27,7 @@ from fedcohort.experiments.simulation.local_grid import Fault, InProcessGrid
 from fedcohort.fl_client import node as node_module
 from fedcohort.fl_client.app import client_app
 from fedcohort.fl_client.door import NoDisclosureRules, SiteTerms, hand_over
+from fedcohort.fl_client.gate import PlanGate
 from fedcohort.fl_client.node import Node
 from fedcohort.fl_server.coordinator import run_plan
 from fedcohort.fl_server.rounds import Patience
@@ -546,7 +547,7 @@ def node_of(
         site=site,
         cohort=build,
         terms=lambda plan: SiteTerms(ledger=ledger, disclosure=NoDisclosureRules()),
-        approves=lambda plan: True,
+        gate=PlanGate(lambda plan: True),
     )
 
 

@@ -35,6 +35,7 @@ from fedcohort.fl_client.door import (
     prepare,
     release,
 )
+from fedcohort.fl_client.gate import PlanGate
 from fedcohort.fl_client.node import Node
 from fedcohort.fl_server.coordinator import run_plan
 from fedcohort.fl_server.rounds import Patience, propose
@@ -249,7 +250,7 @@ def node_for(
         site=cohort.site if isinstance(cohort, Cohort) else "a",
         cohort=build,
         terms=lambda asked: SiteTerms(ledger=paid, disclosure=NoDisclosureRules()),
-        approves=lambda asked: True,
+        gate=PlanGate(lambda asked: True),
     )
 
 
@@ -818,7 +819,7 @@ def test_a_plan_that_was_not_approved_or_expired_or_is_for_others_gets_no_cohort
             site=site,
             cohort=never,
             terms=lambda asked_plan: site_with(ledger),
-            approves=lambda asked_plan: approves,
+            gate=PlanGate(lambda asked_plan: approves),
         )
 
     old = dataclasses.replace(plan, expires="2000-01-01")

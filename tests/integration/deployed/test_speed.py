@@ -51,6 +51,7 @@ from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.proto.message_pb2 import Message as Proto
 from fedcohort.fl_client.app import PHASES, client_app
 from fedcohort.fl_client.door import NoDisclosureRules, SiteTerms
+from fedcohort.fl_client.gate import PlanGate
 from fedcohort.fl_client.node import Node
 from fedcohort.fl_client.site import _cohort
 from fedcohort.fl_client.site_setup import read_setup
@@ -85,7 +86,7 @@ def fresh(context):
     terms = SiteTerms(ledger=MemoryLedger(opening), disclosure=NoDisclosureRules(),
                       session=session, roster=roster.sha256.hex())
     node = Node(site=setup.site, cohort=lambda plan: _cohort(setup), terms=lambda plan: terms,
-                approves=lambda plan: True)
+                gate=PlanGate(lambda plan: True))
     return setup, client_app(lambda context: node, roster=lambda: terms.roster)
 
 

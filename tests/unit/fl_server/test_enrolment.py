@@ -61,6 +61,7 @@ def coordinator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CoordinatorS
         public_host="127.0.0.1",
         public_port=8443,
         loopback_port=8444,
+        jurisdiction="DE",
     )
     init_coordinator(setup)
     return setup

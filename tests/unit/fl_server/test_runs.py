@@ -33,6 +33,7 @@ def setup(tmp_path: Path) -> CoordinatorSetup:
         public_host="0.0.0.0",  # noqa: S104  # nothing listens in this test
         public_port=443,
         loopback_port=8444,
+        jurisdiction="DE",
     )
     for folder in (found.runs, found.plans):
         folder.mkdir(mode=0o700)
@@ -262,5 +263,6 @@ def test_two_ports_are_two_ports(tmp_path: Path, public: int, loopback: int) -> 
             public_host="127.0.0.1",
             public_port=public,
             loopback_port=loopback,
+            jurisdiction="DE",
         )
     assert refused.value.code == "coordinator_file"

@@ -15,6 +15,7 @@ from fedcohort.privacy.errors import ConfigError, PolicyError
 from fedcohort.privacy.mechanism import Mechanism
 from fedcohort.study.analyses.gradient import Gradient
 from fedcohort.study.analyses.newton import Newton
+from fedcohort.study.holdout import Holdout
 from fedcohort.study.models.hazard import Hazard
 from fedcohort.study.plan import (
     PLAN_FORMAT,
@@ -58,6 +59,16 @@ def privacy_terms(draw: st.DrawFn, sites: int) -> PrivacyTerms:
     )
 
 
+def holdouts() -> st.SearchStrategy[Holdout]:
+    return st.builds(
+        Holdout,
+        key=st.text("0123456789abcdef", min_size=64, max_size=64),
+        test_fraction=st.floats(0.05, 0.95),
+        histogram=st.just(False),  # what else a histogram asks for is in test_holdout.py
+        bins=st.integers(2, 100),
+    )
+
+
 @st.composite
 def plans(draw: st.DrawFn) -> Plan:
     sites = tuple(sorted(draw(st.sets(TEXT, min_size=1, max_size=5))))
@@ -76,6 +87,7 @@ def plans(draw: st.DrawFn) -> Plan:
         colluders=1,
         roster="simulation",
         expires=draw(st.dates()).isoformat(),
+        holdout=draw(st.none() | holdouts()),
     )
 
 

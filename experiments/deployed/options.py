@@ -1,0 +1,86 @@
+"""Options that the commands of a site and of a coordinator share, and how they read files."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from ...privacy.errors import ConfigError
+
+__all__ = [
+    "Coordinator",
+    "Site",
+    "console",
+    "out_file",
+    "print_json",
+    "read_file",
+    "today",
+    "wait_for",
+]
+
+Site = Annotated[Path, typer.Option("--folder", envvar="FEDCOHORT_SITE", help="The site's folder.")]
+Coordinator = Annotated[
+    Path, typer.Option("--folder", envvar="FEDCOHORT_COORDINATOR", help="The coordinator's folder.")
+]
+console = Console(stderr=True, highlight=False)
+_LARGEST = 2**20  # bytes of a file that a person hands over
+
+
+def today() -> dt.date:
+    """Return the date, UTC, as the node counts it."""
+    return dt.datetime.now(dt.UTC).date()
+
+
+def print_json(document: Any) -> None:
+    """Print what scripts read."""
+    sys.stdout.write(json.dumps(document, ensure_ascii=False, indent=1) + "\n")
+
+
+def read_file(path: Path) -> str:
+    """Read a small text file that somebody handed over.
+
+    Raises:
+        ConfigError: `file_unreadable`.
+    """
+    try:
+        with path.open("rb") as file:
+            raw = file.read(_LARGEST + 1)
+        if len(raw) > _LARGEST:
+            raise ValueError("too large")
+        return raw.decode("utf-8")
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            "file_unreadable",
+            f"{path} cannot be read as a small text file",
+            hint="Name the file that was handed over, unchanged.",
+        ) from error
+
+
+def out_file(path: Path, text: str) -> None:
+    """Write a file to hand over; nothing is overwritten.
+
+    Raises:
+        ConfigError: `out_exists`.
+    """
+    if path.exists():
+        raise ConfigError("out_exists", f"{path} exists", hint="Name another file.")
+    path.write_text(text, encoding="utf-8")
+
+
+def wait_for(said: Callable[[], bool], seconds: float) -> bool:
+    """Wait until something is said; return whether it was."""
+    import time
+
+    deadline = time.monotonic() + seconds
+    while not said():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+    return True

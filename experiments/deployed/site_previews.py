@@ -1,0 +1,99 @@
+"""`fedcohort site` for looking: what a plan would send, and what came of one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ...privacy.errors import ConfigError
+from .options import Site, console, print_json, read_file, today
+
+__all__ = ["add_previews"]
+
+
+def add_previews(site: typer.Typer) -> None:
+    """Add the commands to `fedcohort site`."""
+    site.command("dry-run")(_dry_run)
+    site.command("results")(_results)
+
+
+def _dry_run(
+    plan: Annotated[str, typer.Argument(help="A plan's file, or the hash of one that came in.")],
+    folder: Site = Path(),
+) -> None:
+    """Run a plan on made-up rows shaped like the extract; show every message. Nothing is sent."""
+    from ...fl_client.audit_log import AuditLog
+    from ...fl_client.plan_check import check_plan, read_plan
+    from ...fl_client.policy import Policy
+    from ...fl_client.site import cohort_of
+    from ...fl_client.site_data import SiteData
+    from ...fl_client.site_folder import SiteFolder
+    from ...privacy.errors import PolicyError
+    from .preview import preview, show_preview
+    from .site_decisions import full_hash
+
+    found = SiteFolder(folder)
+    policy = Policy.read(found.policy)
+    path = Path(plan)
+    asked = read_plan(read_file(path)) if path.exists() else found.plan(full_hash(found, plan))
+    data = SiteData.read(found.root, policy.site)
+    stopped = ""
+    try:
+        check_plan(policy, asked, today=today(), columns=data.columns, release=False)
+    except PolicyError as error:
+        stopped = error.code
+        console.print(f"The policy would stop it: {error} ({error.code})", markup=False)
+    cohort = cohort_of(policy, data)
+    if cohort.schema.sha256 != asked.schema_sha256:
+        raise ConfigError(
+            "schema_mismatch",
+            "the extract's columns are not those of the plan",
+            hint="Use the study's codebook, features and outcome in mapping.yaml.",
+        )
+    shown = preview(
+        asked, cohort.schema, site=policy.site, patients=cohort.patients, rows=cohort.rows
+    )
+    AuditLog(found.audit).append("dry_run", policy.sha256, plan_sha256=asked.sha256)
+    show_preview(shown, console)
+    print_json({**shown.to_json(), "stopped_by": stopped})
+
+
+def _results(
+    plan: Annotated[str, typer.Argument(help="A plan's hash; all of them without it.")] = "",
+    folder: Site = Path(),
+) -> None:
+    """Hold the federated model against one fitted here alone, on patients who trained neither.
+
+    For the hospital's own screen: none of it leaves.
+    """
+    from ...fl_client.policy import Policy
+    from ...fl_client.site_data import SiteData
+    from ...fl_client.site_folder import SiteFolder
+    from .results_of import read_result
+    from .site_decisions import full_hash
+    from .verdict import show_verdict, verdict
+
+    found = SiteFolder(folder)
+    policy = Policy.read(found.policy)
+    names = [path.stem for path in sorted(found.results.glob("*.json"))]
+    if plan:
+        names = [full_hash(found, plan)]
+    if not names:
+        console.print("No study has ended with a result here yet.")
+    documents = []
+    for name in names:
+        asked = found.plan(name)
+        arrays, ended = read_result(found, name)
+        document = {"plan_sha256": name, "study": asked.study, "ended": ended.isoformat()}
+        if asked.holdout is None:
+            console.print(f"{asked.study}: no patients were held out, so nothing is compared.")
+        else:
+            data = SiteData.read(found.root, policy.site)
+            cohort, _ = data.cohort(policy.allowed_columns, holdout=asked.holdout)
+            made = verdict(cohort, asked, arrays, site=policy.site)
+            show_verdict(made, console)
+            document |= made.to_json()
+        documents.append(document)
+    print_json(documents)

@@ -1,0 +1,221 @@
+"""The hospital's own gate: its policy, its people and its log decide about every message.
+
+Policy, signatures, approvals and opt-outs are read anew each time, so that what changed since
+counts from the next message on. Every message is written into the audit log before it is
+answered.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+
+from ..hosting import private_folder, replace_file, write_new
+from ..privacy.errors import FedCohortError, PolicyError
+from ..privacy.ledger.book import Book
+from ..study.analysis import Vector
+from ..study.cohort import Cohort
+from ..study.plan import Plan
+from .approvals import Approvals
+from .audit_log import AuditLog
+from .gate import NO_POLICY
+from .opt_out import OptOut
+from .plan_check import check_plan, check_request, read_plan
+from .policy import Policy
+from .signatures import check_signed, pinned_approvers
+from .site_data import SiteData
+from .site_folder import SiteFolder
+
+__all__ = ["RESULT_FORMAT", "SiteGate", "in_force"]
+
+RESULT_FORMAT = "fedcohort.site_result/1"
+
+
+def in_force(folder: SiteFolder) -> Policy:
+    """Return the policy as it stands now, if two pinned people signed it so.
+
+    Raises:
+        PolicyError: `policy_missing`, `policy_unsigned`, `approvers_not_pinned`, or it cannot be
+            read.
+    """
+    policy = Policy.read(folder.policy)
+    check_signed(policy, folder.signatures, pinned_approvers(folder.approvers))
+    return policy
+
+
+class SiteGate:
+    """See `Gate` and the module's docstring.
+
+    Args:
+        folder: The site's.
+        book: Tells what the ledger holds now.
+        submitter: The coordinator's public key, hex: whoever signs with it asked for the studies.
+        now: The site's clock.
+    """
+
+    def __init__(
+        self,
+        folder: SiteFolder,
+        book: Callable[[], Book],
+        *,
+        submitter: str = "",
+        now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
+    ) -> None:
+        self._folder = folder
+        self._book = book
+        self._submitter = submitter
+        self._now = now
+        self.audit = AuditLog(folder.audit, clock=now)
+        self._data: dict[str, SiteData] = {}
+        self._opt_outs: dict[str, OptOut] = {}
+        self._told = ""  # what the log was last told of the policy
+        self.known = NO_POLICY  # hash of the policy that decided last
+
+    def policy(self) -> Policy:
+        """Return the policy in force, and write down that it is another one than before.
+
+        Raises:
+            PolicyError: See `in_force`.
+        """
+        try:
+            policy = in_force(self._folder)
+        except PolicyError as error:
+            self.known = NO_POLICY
+            self._tell(error.code, "policy_refused", code=error.code)
+            raise
+        self.known = policy.sha256
+        self._tell(policy.sha256, "policy_in_force")
+        return policy
+
+    def _tell(self, found: str, event: str, **facts: str) -> None:
+        if self._told != found:
+            self._told = found
+            self.audit.append(event, self.known, **facts)
+
+    def data_of(self, plan: Plan) -> SiteData:
+        """Return the extract that a plan was admitted to."""
+        return self._data[plan.sha256]
+
+    def state_of(self, plan_sha256: str) -> str:
+        """Return where a plan stands here, as `Approvals.state`; `unknown` where it never came."""
+        try:
+            policy = in_force(self._folder)
+            plan = self._folder.plan(plan_sha256)
+            data = SiteData.read(self._folder.root, policy.site)
+            approvals = Approvals(self._folder.approvals, policy, audit=self.audit)
+            return approvals.state(plan, data.fingerprint, self._now().date())
+        except FedCohortError:
+            return "unknown"
+
+    def proposed(self, plan_json: str, jurisdiction: str) -> Plan:
+        """See `Gate.proposed`."""
+        policy = self._counted("plan_proposed")
+        plan = read_plan(plan_json)
+        self._keep(plan)
+        approvals = Approvals(self._folder.approvals, policy, audit=self.audit, clock=self._now)
+        approvals.submit(plan, self._submitter)
+        data = SiteData.read(self._folder.root, policy.site)
+        data.check_opt_out(policy.dataset.opt_out_file)
+        self._check(policy, plan, data, jurisdiction)
+        approvals.mark(plan, "checked")
+        approvals.approved(plan, data.fingerprint, self._now().date())
+        approvals.mark(plan, "running")
+        self._data.setdefault(plan.sha256, data)
+        return plan
+
+    def asked(self, plan: Plan, round_: int | None) -> None:
+        """See `Gate.asked`; a phase without a vector is no request that a day's number counts."""
+        if round_ is None:
+            policy = self.policy()
+        else:
+            policy = self._counted("round_asked", plan_sha256=plan.sha256, round=round_)
+        data = self._data[plan.sha256]
+        self._check(policy, plan, data, None)
+        approvals = Approvals(self._folder.approvals, policy, audit=self.audit, clock=self._now)
+        approvals.approved(plan, data.fingerprint, self._now().date())
+
+    def present(self, plan: Plan, cohort: Cohort) -> Cohort:
+        """See `Gate.present`."""
+        policy = in_force(self._folder)
+        known = self._opt_outs.get(plan.sha256)
+        if known is None:
+            path = self._folder.opt_out(policy)
+            known = OptOut(path, audit=self.audit, policy_sha256=policy.sha256)
+            self._opt_outs[plan.sha256] = known
+        return known.left(cohort)
+
+    def released(self, plan: Plan, round_: int, size: int) -> None:
+        """See `Gate.released`."""
+        self.audit.append(
+            "round_released", self.known, plan_sha256=plan.sha256, round=round_, bytes=size
+        )
+
+    def refused(self, plan_sha256: str, code: str) -> None:
+        """See `Gate.refused`."""
+        named = {"plan_sha256": plan_sha256} if len(plan_sha256) == 64 else {}
+        self.audit.append("message_refused", self.known, code=code, **named)
+
+    def closed(self, plan_sha256: str, result: Mapping[str, Vector]) -> None:
+        """See `Gate.closed`: the result is kept for `fedcohort site results`."""
+        self.audit.append("plan_closed", self.known, plan_sha256=plan_sha256)
+        self._data.pop(plan_sha256, None)
+        self._opt_outs.pop(plan_sha256, None)
+        plan = self._folder.plan(plan_sha256)
+        Approvals(self._folder.approvals, in_force(self._folder)).mark(plan, "finished")
+        if result:
+            document = {
+                "format": RESULT_FORMAT,
+                "plan_sha256": plan_sha256,
+                "ended": self._now().isoformat(timespec="seconds"),
+                "arrays": {
+                    name: {"shape": list(array.shape), "values": [repr(v) for v in array.flat]}
+                    for name, array in result.items()
+                },
+            }
+            private_folder(self._folder.results)
+            path = self._folder.results / f"{plan_sha256}.json"
+            replace_file(path, bytes(json.dumps(document), "ascii"))
+
+    def started(self) -> None:
+        """Write down that the node is ready."""
+        self.audit.append("node_started", self.known)
+
+    def stopped(self) -> None:
+        """Write down that the node stops."""
+        self.audit.append("node_stopped", self.known)
+
+    def refused_code(self, bundle: bytes, code: str) -> None:
+        """Write down that a run was refused for what it brought."""
+        self.audit.append(
+            "bundle_refused",
+            self.known,
+            code=code,
+            bundle_sha256=hashlib.sha256(bundle).hexdigest(),
+        )
+
+    def _counted(self, event: str, **facts: str | int) -> Policy:
+        """Write a request down, then hold it against the day's number and the hours."""
+        policy = self.policy()
+        now = self._now()
+        before = self.audit.requests_on(now.astimezone(dt.UTC).date())
+        self.audit.append(event, policy.sha256, **facts)
+        check_request(policy, now=now.astimezone(), made_today=before)
+        return policy
+
+    def _check(self, policy: Policy, plan: Plan, data: SiteData, jurisdiction: str | None) -> None:
+        check_plan(
+            policy,
+            plan,
+            today=self._now().date(),
+            columns=data.columns,
+            accounts=self._book().accounts,
+            declared=jurisdiction,
+        )
+
+    def _keep(self, plan: Plan) -> None:
+        """Keep what came in, for people to look at; also what is then refused."""
+        path = private_folder(self._folder.plans) / f"{plan.sha256}.json"
+        if not path.exists():
+            write_new(path, bytes(plan.to_json(), "utf-8"))
