@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import numpy as np
@@ -14,8 +13,6 @@ from ...study.cohort import Cohort, Schema
 from ...study.plan import Plan
 
 __all__ = ["made_up_cohort"]
-
-_HELD_OUT = 0.25  # share of patients; no message's shape depends on it
 
 
 def made_up_cohort(
@@ -56,9 +53,8 @@ def made_up_cohort(
             name: random.choice(np.array(values), rows) for name, values in _groups(plan).items()
         },
     }
-    known = {field.name for field in dataclasses.fields(Cohort)}
-    if "held_out" in known and getattr(plan, "holdout", None) is not None:
-        facts["held_out"] = _some(random, patients)[who]
+    if plan.holdout is not None:
+        facts["held_out"] = _some(random, patients, plan.holdout.test_fraction)[who]
     return Cohort(**facts)
 
 
@@ -73,7 +69,7 @@ def _groups(plan: Plan) -> dict[str, list[str]]:
     return groups
 
 
-def _some(random: np.random.Generator, patients: int) -> NDArray[np.bool_]:
-    chosen = random.random(patients) < _HELD_OUT
+def _some(random: np.random.Generator, patients: int, share: float) -> NDArray[np.bool_]:
+    chosen = random.random(patients) < share
     chosen[0] = patients > 1
     return chosen

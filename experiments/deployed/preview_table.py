@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from rich.console import Console
 from rich.table import Table
 
-from .preview import Field, Kind, Preview
+from .previewed import Field, Kind, Preview
 
 __all__ = ["reply_in_words", "show_preview"]
 

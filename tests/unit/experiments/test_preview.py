@@ -12,12 +12,13 @@ import pytest
 from rich.console import Console
 
 from fedcohort.experiments.deployed.made_up import made_up_cohort
-from fedcohort.experiments.deployed.preview import Preview, preview
-from fedcohort.experiments.deployed.preview_table import reply_in_words, show_preview
+from fedcohort.experiments.deployed.preview import Preview, preview, show_preview
+from fedcohort.experiments.deployed.preview_table import reply_in_words
 from fedcohort.experiments.simulation.federate import federate
 from fedcohort.privacy.accounting import calibrate
 from fedcohort.privacy.errors import FedCohortError, PolicyError
 from fedcohort.study.cohort import Cohort, Schema
+from fedcohort.study.holdout import Holdout
 from fedcohort.study.plan import Plan, PrivacyTerms
 
 SITES = ("a", "b", "c", "d")
@@ -178,6 +179,20 @@ def test_survival_and_tables_have_previews_too(analysis: str, parameters: dict[s
     plan = plan_of(SURVIVAL, analysis=analysis, parameters=parameters, max_rounds=1)
     found = seen(plan, SURVIVAL, patients=40, rows=40)
     assert (found.rounds, found.ended) == (1, "")
+
+
+def test_a_plan_that_holds_patients_out_ends_with_its_histogram() -> None:
+    holdout = Holdout(key="ab" * 32, test_fraction=0.25, histogram=True, bins=10)
+    found = seen(plan_of(holdout=holdout, max_rounds=4))
+    assert (found.rounds, found.ended) == (4, "")
+    lengths = {
+        field.shape
+        for message in found.messages
+        if message.out
+        for field in message.fields
+        if field.record == "vector"
+    }
+    assert (2 * 10,) in lengths
 
 
 def test_a_run_that_made_up_rows_do_not_finish_shows_what_it_sent() -> None:
