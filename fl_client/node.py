@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from ..privacy.accounting import BOUND, epsilon_of_event
 from ..privacy.errors import FedCohortError, PolicyError, ProtocolError
 from ..privacy.ledger.charges import Ledger
-from ..study.analysis import Analysis, State, Vector
+from ..study.analysis import Analysis, Contribution, State, Vector
 from ..study.cohort import Cohort
 from ..study.plan import Plan, analysis_of, reservation_of
 from ..study.rounds import RoundTerms, expected_round, terms_for
@@ -284,8 +284,15 @@ class _Study:
             cohort = cohort.at_most(self.plan.max_patients_per_site)
             contribution = self._analysis.contribution(cohort, state)
             if self._site.disclosure.counts_classes:
-                contribution = replace(contribution, classes=classes_of(cohort))
+                contribution = self._counted(contribution, cohort, terms.round)
         return prepare(contribution, terms, self.plan, self._site, paid=paid)
+
+    def _counted(self, contribution: Contribution, cohort: Cohort, number: int) -> Contribution:
+        """Add what the site's own disclosure rules judge a sum without noise by."""
+        if self._analysis.is_table(number):
+            return replace(contribution, is_table=True)
+        training = cohort if cohort.held_out is None else cohort.take(~cohort.held_out)
+        return replace(contribution, classes=classes_of(training))
 
     def _keep(self, terms: RoundTerms, prepared: Prepared) -> None:
         self.memory.keep(

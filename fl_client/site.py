@@ -134,7 +134,7 @@ def open_site(
 
     node = Node(
         site=policy.site,
-        cohort=lambda plan: cohort_of(gate.policy(), gate.data_of(plan)),
+        cohort=lambda plan: cohort_of(gate.policy(), gate.data_of(plan), plan),
         terms=terms,
         gate=gate,
         memory=lambda plan: FileRoundMemory(folder.plans / f"{plan.sha256}.round"),
@@ -176,9 +176,9 @@ def pin_roster(folder: SiteFolder, site: str, text: str, *, today: dt.date) -> R
     return signed.roster
 
 
-def cohort_of(policy: Policy, data: SiteData) -> Cohort:
-    """Read the extract's cohort, with the columns that the policy allows; opt-outs are in it."""
-    return data.cohort(policy.allowed_columns)[0]
+def cohort_of(policy: Policy, data: SiteData, plan: Plan) -> Cohort:
+    """Read a plan's cohort, with the columns that the policy allows; opt-outs are still in it."""
+    return data.cohort(policy.allowed_columns, holdout=plan.holdout)[0]
 
 
 def _pinned(folder: SiteFolder, site: str, identity: Ed25519PrivateKey) -> Roster | None:

@@ -20,10 +20,12 @@ import pandas as pd
 
 from ..datasets.codebook import Codebook, read_codebook
 from ..datasets.extract import ONE_ROW_EACH, DataWarning, LoadOptions, Source
+from ..datasets.holdout import tokens_of, with_holdout
 from ..datasets.readers import read_table
 from ..datasets.table import build_extract
 from ..privacy.errors import DataError, PolicyError
 from ..study.cohort import Cohort
+from ..study.holdout import Holdout
 from ._fields import Fields
 from .plain_text import check_text, inside
 from .strict_yaml import read_yaml
@@ -143,11 +145,14 @@ class SiteData:
         text = json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(bytes(text, "utf-8")).hexdigest()
 
-    def cohort(self, allowed: Collection[str] = ()) -> tuple[Cohort, tuple[DataWarning, ...]]:
+    def cohort(
+        self, allowed: Collection[str] = (), *, holdout: Holdout | None = None
+    ) -> tuple[Cohort, tuple[DataWarning, ...]]:
         """Read the extract.
 
         Args:
             allowed: Further columns that the policy allows: subgroups are made of them.
+            holdout: How the plan splits patients, where it does.
 
         Returns:
             The cohort, opt-outs still in it (see `OptOut.left`), and what was noticed.
@@ -185,6 +190,11 @@ class SiteData:
             notes=notes,
         )
         (cohort,) = extract.cohorts
+        if holdout is not None:
+            tokens = tokens_of(frame, options.patient)
+            cohort = with_holdout(
+                cohort, tokens, key=holdout.key, test_fraction=holdout.test_fraction
+            )
         return cohort, extract.warnings
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import json
+import re
 from collections.abc import Callable, Mapping
 
 from ..hosting import private_folder, replace_file, write_new
@@ -154,7 +155,8 @@ class SiteGate:
 
     def refused(self, plan_sha256: str, code: str) -> None:
         """See `Gate.refused`."""
-        named = {"plan_sha256": plan_sha256} if len(plan_sha256) == 64 else {}
+        known = re.fullmatch(r"[0-9a-f]{64}", plan_sha256) is not None
+        named = {"plan_sha256": plan_sha256} if known else {}  # whoever asks chose that text
         self.audit.append("message_refused", self.known, code=code, **named)
 
     def closed(self, plan_sha256: str, result: Mapping[str, Vector]) -> None:
@@ -170,7 +172,7 @@ class SiteGate:
                 "plan_sha256": plan_sha256,
                 "ended": self._now().isoformat(timespec="seconds"),
                 "arrays": {
-                    name: {"shape": list(array.shape), "values": [repr(v) for v in array.flat]}
+                    name: {"shape": list(array.shape), "values": array.ravel().tolist()}
                     for name, array in result.items()
                 },
             }

@@ -14,7 +14,6 @@ from .policy import Policy
 
 __all__ = ["classes_of", "site_rules"]
 
-_TABLES = ("counts", "kaplan_meier")  # whose every coordinate counts patients
 _MOST_VALUES = 3  # of a feature that divides patients: yes, no, and what stands in for missing
 _LOOK = 1000  # rows that tell a feature of many values
 
@@ -24,12 +23,10 @@ def site_rules(policy: Policy, plan: Plan) -> SiteRules:
 
     A model's parameters count; of an analysis without a model every number that leaves does.
     """
-    if plan.analysis in _TABLES:
-        return SiteRules(minimums=policy.disclosure, form="table")
     analysis = analysis_of(plan)
     model = getattr(analysis, "model", None)
     parameters = analysis.size(analysis.initial()) if model is None else int(model.size)
-    return SiteRules(minimums=policy.disclosure, form="training", parameters=parameters)
+    return SiteRules(minimums=policy.disclosure, parameters=parameters)
 
 
 def classes_of(cohort: Cohort) -> Classes:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,6 +88,11 @@ class Summed(Protocol):
         """What divides them; None where nobody counted."""
         ...
 
+    @property
+    def is_table(self) -> bool:
+        """Whether each coordinate counts patients."""
+        ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SiteRules:
@@ -95,18 +100,17 @@ class SiteRules:
 
     Attributes:
         minimums: The site's numbers.
-        form: `table`, where each coordinate counts patients, else `training`.
-        parameters: Of the model; 0 for a table.
+        parameters: Of the model that sums train; of an analysis without a model, the numbers that
+            leave.
     """
 
     minimums: Minimums
-    form: Literal["table", "training"]
     parameters: int = 0
 
     @property
     def counts_classes(self) -> bool:
-        """Whether the classes of the patients must be counted: a table's cells speak already."""
-        return self.form == "training"
+        """The classes of the patients in a sum must be counted; a table's cells speak already."""
+        return True
 
     def check(self, contribution: Summed) -> None:
         """Refuse a sum that the rules forbid.
@@ -116,7 +120,7 @@ class SiteRules:
                 `disclosure_ratio`, or `disclosure_uncounted` where classes were not counted.
         """
         least = self.minimums
-        if self.form == "table":
+        if contribution.is_table:
             check_cohort(contribution.patients, least.min_cohort)
             check_cells(contribution.total, least.min_cell_count)
             return

@@ -118,6 +118,7 @@ class Contribution:
         local: Set when noise is inside already (baselines with local noise only).
         classes: What divides the patients, for the site's own disclosure rules where no noise is
             added; it never leaves the site.
+        is_table: Whether each coordinate counts patients, for the same rules.
     """
 
     total: Vector
@@ -125,6 +126,7 @@ class Contribution:
     sensitivity: float | None
     local: LocalNoise | None = None
     classes: Classes | None = None
+    is_table: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,6 +172,10 @@ class Analysis(ABC):
     def releases_in(self, number: int) -> int:
         """Noisy sums that the round of this number holds: public, known before it is computed."""
         return 1
+
+    def is_table(self, number: int) -> bool:
+        """Whether every coordinate of this round's sum counts patients."""
+        return False
 
     @property
     def most_rounds(self) -> int:

@@ -140,3 +140,109 @@ class MadeLedger:
 def made_ledger() -> type[MadeLedger]:
     """Make ledgers: `made_ledger("a hospital").plan("a study", 25.0, made=3).entries`."""
     return MadeLedger
+
+
+class MadeHospital:
+    """A hospital as its two people leave it: a signed policy, an extract, an open ledger.
+
+    Args:
+        root: Its folder; must not exist.
+        invitation: From a coordinator.
+        changes: (old, new) in the text of the policy, before it is signed.
+    """
+
+    PEOPLE = ("zhang.w", "li.m")
+
+    def __init__(self, root: Path, invitation: Any, *changes: tuple[str, str]) -> None:
+        import datetime as dt
+
+        from fedcohort.datasets.one_hospital import write_extract
+        from fedcohort.fl_client.joining import join
+        from fedcohort.fl_client.site_folder import create_approver_key, init
+        from fedcohort.privacy.budget import Budget
+        from fedcohort.privacy.ledger.charges import Opening
+        from fedcohort.privacy.ledger.store import SqliteLedger
+
+        self.site = invitation.site
+        self.keys = {name: root.with_name(f"{root.name}-{name}.pem") for name in self.PEOPLE}
+        owner, officer = ((name, create_approver_key(path)) for name, path in self.keys.items())
+        made = init(root, self.site, approvers=(owner, officer), invitation=invitation)
+        self.folder = made.folder
+        self.request = join(invitation, self.folder, today=dt.datetime.now(dt.UTC).date())
+        write_extract("heart-disease", self.site, root / "data")
+        self.folder.mapping.write_text(self.MAPPING, encoding="utf-8")
+        self.edit_policy(*self.POLICY, *changes)
+        self.sign()
+        opening = Opening(
+            hospital=self.site,
+            population=self.site,
+            kind="site",
+            budget=Budget(epsilon=8.0, delta=1e-3),
+            unnoised=True,
+        )
+        SqliteLedger.create(root / "ledger.sqlite", opening).dispose()
+
+    MAPPING = """\
+schema: fedcohort.mapping/1
+table: data/extract.csv
+codebook: data/codebook.yaml
+patient: patient_id
+outcome: disease
+features: [age, sex, trestbps, chol, thalach, oldpeak, fbs, exang, cp, restecg]
+"""
+    POLICY = (
+        ("mode: dry_run  ", "mode: enforce  "),
+        ("columns: {}  ", "columns: {age: 2, sex: 2, trestbps: 3, chol: 3, thalach: 3, "
+         "oldpeak: 3, fbs: 3, exang: 3, cp: 3, restecg: 3, disease: 3}  "),
+        ('expires: "2000-01-01"', 'expires: "2099-12-31"'),
+        ("purposes: []  ", "purposes: any  "),
+        ("allow: []  ", "allow: [gradient, newton, newton_gram, whitened, counts]  "),
+        ("unnoised: []  ", "unnoised: [gradient, newton]  "),
+        ("delta_max: 1e-6  ", "delta_max: 1e-3  "),
+        ("min_cohort: 50  ", "min_cohort: 20  "),
+        ("min_cohort_training: 200  ", "min_cohort_training: 20  "),
+        ("min_class_count: 10  ", "min_class_count: 3  "),
+        ("max_params_ratio: 0.10  ", "max_params_ratio: 0.33  "),
+        ("max_requests_per_day: 200  ", "max_requests_per_day: 5000  "),
+    )  # fmt: skip
+
+    def edit_policy(self, *changes: tuple[str, str]) -> None:
+        text = self.folder.policy.read_text(encoding="utf-8")
+        for old, new in changes:
+            assert text.count(old) == 1, f"{old!r} stands {text.count(old)} times in the policy"
+            text = text.replace(old, new)
+        self.folder.policy.write_text(text, encoding="utf-8")
+
+    def sign(self, *names: str) -> None:
+        from fedcohort.fl_client.policy import Policy
+        from fedcohort.fl_client.signatures import pin, sign_policy
+        from fedcohort.privacy.secagg.identity import load_identity
+
+        policy = Policy.read(self.folder.policy)
+        for name in names or self.PEOPLE:
+            sign_policy(policy, name, load_identity(self.keys[name]), self.folder.signatures)
+        if not names:
+            pin(policy, self.folder.signatures, self.folder.approvers)
+
+    def approve(self, plan: Any, *names: str) -> None:
+        import datetime as dt
+
+        from fedcohort.fl_client.approvals import Approvals
+        from fedcohort.fl_client.audit_log import AuditLog
+        from fedcohort.fl_client.site_data import SiteData
+        from fedcohort.fl_client.site_gate import in_force
+        from fedcohort.privacy.secagg.identity import load_identity
+
+        policy, audit = in_force(self.folder), AuditLog(self.folder.audit)
+        approvals = Approvals(self.folder.approvals, policy, audit=audit)
+        fingerprint = SiteData.read(self.folder.root, self.site).fingerprint
+        today = dt.datetime.now(dt.UTC).date()
+        for name in names or self.PEOPLE:
+            key = load_identity(self.keys[name])
+            approvals.approve(plan, fingerprint, name, key, today=today)
+
+
+@pytest.fixture(scope="session")
+def made_hospital() -> type[MadeHospital]:
+    """Make hospitals: `made_hospital(tmp_path / "h", invitation)`."""
+    return MadeHospital

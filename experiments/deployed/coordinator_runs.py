@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ...fl_server.run_folder import RunState
 from ...privacy.errors import ConfigError
 from .options import Coordinator, console, print_json, read_file
+
+if TYPE_CHECKING:
+    from ...fl_server.run_folder import RunState
 
 __all__ = ["add_runs"]
 

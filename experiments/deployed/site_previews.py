@@ -45,7 +45,7 @@ def _dry_run(
     except PolicyError as error:
         stopped = error.code
         console.print(f"The policy would stop it: {error} ({error.code})", markup=False)
-    cohort = cohort_of(policy, data)
+    cohort = cohort_of(policy, data, asked)
     if cohort.schema.sha256 != asked.schema_sha256:
         raise ConfigError(
             "schema_mismatch",
@@ -68,12 +68,15 @@ def _results(
 
     For the hospital's own screen: none of it leaves.
     """
+    from ...fl_client.opt_out import OptOut
     from ...fl_client.policy import Policy
+    from ...fl_client.site import cohort_of
     from ...fl_client.site_data import SiteData
     from ...fl_client.site_folder import SiteFolder
     from .results_of import read_result
     from .site_decisions import full_hash
-    from .verdict import show_verdict, verdict
+    from .verdict import verdict
+    from .verdict_table import show_verdict
 
     found = SiteFolder(folder)
     policy = Policy.read(found.policy)
@@ -91,7 +94,7 @@ def _results(
             console.print(f"{asked.study}: no patients were held out, so nothing is compared.")
         else:
             data = SiteData.read(found.root, policy.site)
-            cohort, _ = data.cohort(policy.allowed_columns, holdout=asked.holdout)
+            cohort = OptOut(found.opt_out(policy)).left(cohort_of(policy, data, asked))
             made = verdict(cohort, asked, arrays, site=policy.site)
             show_verdict(made, console)
             document |= made.to_json()

@@ -48,6 +48,10 @@ class Counts(Analysis):
         """One histogram."""
         return 1 if self.private else None
 
+    def is_table(self, number: int) -> bool:
+        """Each cell counts patients."""
+        return True
+
     @property
     def shape(self) -> tuple[int, int]:
         """Rows and columns, `other` included."""

@@ -45,6 +45,10 @@ class KaplanMeier(Analysis):
         """One histogram."""
         return 1 if self.private else None
 
+    def is_table(self, number: int) -> bool:
+        """Each cell counts patients."""
+        return True
+
     @property
     def grid(self) -> Vector:
         """float64 [K], the intervals' ends, days."""

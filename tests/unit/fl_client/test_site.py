@@ -1,89 +1,358 @@
-"""A real site from its folder: what it approves, what it lets out, which roster it holds."""
+"""A real site from its folder: its policy, its people and its log decide about every message."""
 
 from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from fedcohort.datasets import LoadOptions, load_catalogue
-from fedcohort.fl_client.site import DenyUnnoised, Site, open_site
-from fedcohort.fl_client.site_setup import SiteSetup, read_setup
+from fedcohort.fl_client.approvals import Approvals
+from fedcohort.fl_client.audit_log import AuditLog
+from fedcohort.fl_client.opt_out import OptOut
+from fedcohort.fl_client.round_memory import FileRoundMemory, Remembered
+from fedcohort.fl_client.site import Site, open_site, pin_roster
+from fedcohort.fl_client.site_data import SiteData
+from fedcohort.fl_client.site_gate import in_force
+from fedcohort.fl_server.coordinator_folder import init_coordinator
+from fedcohort.fl_server.coordinator_setup import CoordinatorSetup
+from fedcohort.fl_server.enrolment import invite
 from fedcohort.hosting import replace_file, write_new
-from fedcohort.privacy.budget import Budget
-from fedcohort.privacy.errors import ConfigError, DataError, FedCohortError
-from fedcohort.privacy.ledger.charges import Opening
+from fedcohort.privacy.accounting import calibrate
+from fedcohort.privacy.errors import FedCohortError
 from fedcohort.privacy.ledger.store import SqliteLedger
-from fedcohort.privacy.secagg.identity import create_identity, load_identity
+from fedcohort.privacy.secagg.identity import load_identity
 from fedcohort.privacy.secagg.roster import Member, Roster, SignedRoster
 from fedcohort.privacy.secagg.roster_file import signed_roster_to_json
-from fedcohort.study.analysis import Contribution
-from fedcohort.study.plan import Plan
+from fedcohort.study.analysis import State
+from fedcohort.study.bundle import bundle_bytes, bundle_sha256
+from fedcohort.study.plan import Plan, PrivacyTerms, analysis_of
+from fedcohort.study.rounds import terms_for
+from fedcohort.study.submission import sign_submission
 
-SCHEMA = load_catalogue("heart-disease", LoadOptions()).schema
+TODAY = dt.datetime.now(dt.UTC).date()
+Made = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def coordinator(tmp_path_factory: pytest.TempPathFactory) -> CoordinatorSetup:
+    root = tmp_path_factory.mktemp("coordinator")
+    setup = CoordinatorSetup(
+        folder=root / "c",
+        federation="test",
+        names=("127.0.0.1",),
+        jurisdiction="CN",
+        public_host="127.0.0.1",
+        public_port=9092,
+        loopback_port=9093,
+    )
+    init_coordinator(setup)
+    return setup
+
+
+@pytest.fixture(scope="module")
+def first(
+    coordinator: CoordinatorSetup, made_hospital: Made, tmp_path_factory: pytest.TempPathFactory
+) -> Any:
+    """Made once; each test works on a copy of its folder."""
+    root = tmp_path_factory.mktemp("made") / "cleveland"
+    loose = (("secagg: required", "secagg: optional"), ("min_sites: 3", "min_sites: 2"))
+    return made_hospital(root, invite(coordinator, "cleveland", today=TODAY), *loose)
 
 
 @pytest.fixture
-def setup(tmp_path: Path) -> SiteSetup:
-    tmp_path.chmod(0o700)
-    found = SiteSetup(
-        folder=tmp_path,
-        site="hungarian",
-        data="heart-disease",
-        superlink="c.example:443",
-        runtime_port=9094,
-        options={"features": ("age", "sex")},
+def hospital(first: Any, tmp_path: Path) -> Any:
+    import copy
+
+    here = copy.copy(first)
+    shutil.copytree(first.folder.root, tmp_path / "site")
+    here.folder = type(first.folder)(tmp_path / "site")
+    return here
+
+
+def plan_for(hospital: Any, **changes: Any) -> Plan:
+    schema = SiteData.read(hospital.folder.root, "cleveland").cohort()[0].schema
+    model = {"name": "logistic", "features": len(schema.features), "bound": schema.bound}
+    facts: dict[str, Any] = {
+        "study": "s",
+        "purpose": "p",
+        "analysis": "gradient",
+        "parameters": {"model": model, "steps": 2, "clip": 1.0},
+        "schema_sha256": schema.sha256,
+        "sites": ("cleveland", "hungarian"),
+        "privacy": PrivacyTerms(
+            epsilon=1.0,
+            delta=1e-5,
+            noise_multiplier=calibrate(1.0, 1e-5, 3),
+            releases=3,
+            clip=1.0,
+            sharing="each",
+            min_survivors=2,
+            colluders=1,
+            bound="rdp",
+        ),
+        "max_rounds": 3,
+        "max_patients_per_site": 1000,
+        "min_sites": 2,
+        "secagg": "plain",
+        "colluders": 0,
+        "roster": "none",
+        "expires": "2099-01-01",
+    }
+    return Plan(**(facts | changes))
+
+
+def exact(hospital: Any, **changes: Any) -> Plan:
+    plan = plan_for(hospital, privacy=None, **changes)
+    return dataclasses.replace(
+        plan, parameters={k: v for k, v in plan.parameters.items() if k != "clip"}
     )
-    write_new(found.folder / "site.json", found.to_json().encode())
-    create_identity(found.identity)
-    budget = Budget(epsilon=1.0, delta=1e-5)
-    opening = Opening(
-        hospital="hungarian", population="heart", kind="site", budget=budget, unnoised=True
-    )
-    SqliteLedger.create(found.ledger, opening).dispose()
-    return found
 
 
-def rewritten(setup: SiteSetup, **changes: object) -> Site:
-    changed = dataclasses.replace(setup, **changes)  # type: ignore[arg-type]
-    replace_file(setup.folder / "site.json", changed.to_json().encode())
-    return open_site(setup.folder)
-
-
-def a_plan() -> Plan:
-    return Plan(
-        study="s",
-        purpose="p",
-        analysis="newton",
-        parameters={"model": {"name": "logistic", "features": 2, "bound": SCHEMA.bound}},
-        schema_sha256="0" * 64,
-        sites=("cleveland", "hungarian"),
-        privacy=None,
-        max_rounds=2,
-        max_patients_per_site=1000,
-        min_sites=2,
-        secagg="plain",
-        colluders=0,
-        roster="none",
-        expires="2099-01-01",
-    )
-
-
-def code_of_proposing(site: Site, plan: Plan) -> str:
+def code_of(act: Callable[[], object]) -> str:
     with pytest.raises(FedCohortError) as refused:
-        site.node.propose(plan.to_json())
+        act()
     return refused.value.code
 
 
-def signed(setup: SiteSetup, *, days: int, key: bytes | None = None) -> str:
+def proposed(site: Site, plan: Plan, country: str = "CN") -> str:
+    return site.node.propose(plan.to_json(), country)
+
+
+def report(site: Site, plan: Plan, state: State | None = None, attempt: str = "00" * 16) -> Any:
+    analysis = analysis_of(plan)
+    state = analysis.initial() if state is None else state
+    terms = terms_for(plan, analysis, state, attempt)
+    return site.node.report(terms.to_json(), dict(state.arrays))
+
+
+def events(hospital: Any) -> list[str]:
+    return [entry.event for entry in AuditLog(hospital.folder.audit).entries()]
+
+
+def test_a_plan_runs_when_two_people_approved_it_and_not_before(hospital: Any) -> None:
+    site, plan = open_site(hospital.folder), plan_for(hospital)
+    assert site.hello(plan.sha256)["plan"] == "unknown"
+    assert code_of(lambda: proposed(site, plan)) == "plan_not_approved"
+    assert site.hello(plan.sha256)["plan"] == "checked"
+    hospital.approve(plan, "zhang.w")
+    assert code_of(lambda: proposed(site, plan)) == "one_person"
+    hospital.approve(plan, "li.m")
+    assert site.hello(plan.sha256)["plan"] == "approved"
+    assert proposed(site, plan) == plan.sha256
+    assert report(site, plan).vector.shape == (analysis_of(plan).size(analysis_of(plan).initial()),)
+    assert site.hello(plan.sha256)["plan"] == "running"
+    site.node.close(plan.sha256, {"theta": np.arange(3.0)})
+    kept = json.loads((hospital.folder.results / f"{plan.sha256}.json").read_text())
+    assert [float(text) for text in kept["arrays"]["theta"]["values"]] == [0.0, 1.0, 2.0]
+    assert events(hospital)[-3:] == ["round_asked", "round_released", "plan_closed"]
+
+
+def test_a_refused_plan_opens_no_extract_and_sets_nothing_aside(hospital: Any) -> None:
+    site, plan = open_site(hospital.folder), plan_for(hospital, analysis="breslow")
+    (hospital.folder.root / "data" / "extract.csv").write_text("not,a,table\n")
+    assert code_of(lambda: proposed(site, plan)) == "policy_operation"
+    assert site.ledger.book.accounts == {}
+
+
+@pytest.mark.parametrize("country", ["", "DE", "CN-BJ"])
+def test_a_coordinator_elsewhere_is_refused(hospital: Any, country: str) -> None:
+    plan = plan_for(hospital)
+    hospital.approve(plan)
+    assert code_of(lambda: proposed(open_site(hospital.folder), plan, country)) == (
+        "policy_jurisdiction"
+    )
+
+
+def test_a_revoked_plan_stops_at_the_next_message(hospital: Any) -> None:
+    site, plan = open_site(hospital.folder), plan_for(hospital)
+    hospital.approve(plan)
+    proposed(site, plan)
+    report(site, plan)
+    approvals = Approvals(hospital.folder.approvals, in_force(hospital.folder))
+    approvals.revoke(plan.sha256, "li.m", load_identity(hospital.keys["li.m"]))
+    assert code_of(lambda: report(site, plan)) == "approval_revoked"
+    assert code_of(lambda: proposed(site, plan)) == "approval_revoked"
+
+
+def test_an_edited_policy_stops_everything_until_two_people_sign(hospital: Any) -> None:
+    site, plan = open_site(hospital.folder), plan_for(hospital)
+    hospital.approve(plan)
+    proposed(site, plan)
+    hospital.edit_policy(("max_rounds: 200", "max_rounds: 201"))
+    assert code_of(lambda: report(site, plan)) == "policy_unsigned"
+    assert code_of(lambda: site.admit(bundle_bytes(), {})) == "policy_unsigned"
+    assert code_of(lambda: open_site(hospital.folder)) == "policy_unsigned"
+    hospital.sign("zhang.w")
+    assert code_of(lambda: report(site, plan)) == "policy_unsigned"
+    hospital.sign()
+    assert code_of(lambda: report(site, plan)) == "approval_other_policy"
+    hospital.folder.policy.unlink()
+    assert code_of(lambda: report(site, plan)) == "policy_missing"
+
+
+def test_an_approval_is_of_one_extract(hospital: Any) -> None:
+    site, plan = open_site(hospital.folder), plan_for(hospital)
+    hospital.approve(plan)
+    table = hospital.folder.root / "data" / "extract.csv"
+    table.write_text(table.read_text() + "\n")
+    assert code_of(lambda: proposed(site, plan)) == "approval_other_data"
+
+
+def test_requests_of_a_day_are_counted_and_refused_ones_too(hospital: Any) -> None:
+    hospital.edit_policy(("max_requests_per_day: 5000", "max_requests_per_day: 3"))
+    hospital.sign()
+    site = open_site(hospital.folder)
+    for _ in range(3):
+        assert code_of(lambda: site.node.propose("{}", "CN")) == "plan_unreadable"
+    assert code_of(lambda: site.node.propose("{}", "CN")) == "policy_requests"
+    again = open_site(hospital.folder)  # a restart forgets none of them
+    assert code_of(lambda: again.node.propose("{}", "CN")) == "policy_requests"
+
+
+def test_a_dry_run_policy_releases_nothing(hospital: Any) -> None:
+    hospital.edit_policy(("mode: enforce", "mode: dry_run"))
+    hospital.sign()
+    plan = plan_for(hospital)
+    hospital.approve(plan)
+    assert code_of(lambda: proposed(open_site(hospital.folder), plan)) == "policy_dry_run"
+
+
+def test_a_withdrawal_counts_from_the_next_round_and_is_logged(hospital: Any) -> None:
+    site, plan = open_site(hospital.folder), exact(hospital)
+    hospital.approve(plan)
+    proposed(site, plan)
+    everybody = report(site, plan).vector
+    patient = (hospital.folder.root / "data" / "extract.csv").read_text().splitlines()[1]
+    token = patient.split(",")[0]
+    (hospital.folder.root / "opt-out.txt").write_text(f" {token.upper()} \n")
+    assert (report(site, plan).vector == everybody).all()  # what was made is handed over again
+    later = State(
+        round=1,
+        arrays={"theta": np.zeros(analysis_of(plan).model.size), "count": np.ones(1),
+                "mean": np.zeros(analysis_of(plan).model.size)},
+    )  # fmt: skip
+    analysis = analysis_of(plan)
+    terms = terms_for(plan, analysis, later, "00" * 16)
+    whole = SiteData.read(hospital.folder.root, "cleveland").cohort()[0]
+    rest = OptOut(hospital.folder.root / "opt-out.txt").left(whole)
+    assert rest.patients == whole.patients - 1
+    said = report(site, plan, later).vector
+    assert (said == terms.encoding.encode(analysis.contribution(rest, later).total)).all()
+    assert (said != terms.encoding.encode(analysis.contribution(whole, later).total)).any()
+    assert events(hospital).count("opt_out_changed") == 1
+
+
+def test_small_cohorts_leave_nothing_without_noise_and_say_not_why(hospital: Any) -> None:
+    hospital.edit_policy(("min_cohort_training: 20", "min_cohort_training: 5000"))
+    hospital.sign()
+    site, plan = open_site(hospital.folder), exact(hospital)
+    hospital.approve(plan)
+    proposed(site, plan)
+    assert code_of(lambda: report(site, plan)) == "disclosure_cohort"
+    assert "round_released" not in events(hospital)
+
+
+def test_a_run_is_admitted_by_bundle_and_signature(
+    hospital: Any, coordinator: CoordinatorSetup
+) -> None:
+    site, plan = open_site(hospital.folder), "ab" * 32
+    identity = load_identity(coordinator.identity)
+    signed = sign_submission(identity, bundle_sha256(), plan)
+    site.admit(bundle_bytes(), {"plan-sha256": plan, "submission": signed})
+    other = sign_submission(load_identity(hospital.keys["li.m"]), bundle_sha256(), plan)
+    for settings in (
+        {},
+        {"plan-sha256": plan},
+        {"plan-sha256": plan, "submission": other},
+        {"plan-sha256": "cd" * 32, "submission": signed},
+        {"plan-sha256": plan, "submission": "zz"},
+    ):
+        assert code_of(lambda s=settings: site.admit(bundle_bytes(), s)) == "run_unsigned"  # type: ignore[misc]
+    assert code_of(lambda: site.admit(bundle_bytes("6.6.6"), {})) == "bundle_not_allowed"
+    assert events(hospital).count("bundle_refused") == 6
+
+
+# ---- restarts
+
+
+def test_a_killed_node_hands_the_same_integers_over(hospital: Any) -> None:
+    site, plan = open_site(hospital.folder), plan_for(hospital)
+    hospital.approve(plan)
+    proposed(site, plan)
+    before = report(site, plan)
+    spent = site.ledger.book.spent
+    site.ledger.dispose()  # as dead as a process can be within this one
+    again = open_site(hospital.folder)
+    assert code_of(lambda: report(again, plan)) == "plan_unknown"
+    proposed(again, plan)
+    after = report(again, plan)
+    assert (after.vector == before.vector).all()  # noise is not added a second time
+    assert again.ledger.book.spent == spent
+    assert code_of(lambda: report(again, plan, attempt="11" * 16)) == "round_replayed"
+
+
+def test_a_node_killed_after_it_paid_is_out_of_that_round(hospital: Any) -> None:
+    site, plan = open_site(hospital.folder), plan_for(hospital)
+    hospital.approve(plan)
+    proposed(site, plan)
+    report(site, plan)
+    (hospital.folder.plans / f"{plan.sha256}.round").unlink()  # as if it was not yet written
+    again = open_site(hospital.folder)
+    proposed(again, plan)
+    assert code_of(lambda: report(again, plan)) == "round_already_paid"
+
+
+def test_a_vector_that_may_be_in_an_opened_sum_is_not_kept(tmp_path: Path) -> None:
+
+    memory = FileRoundMemory(tmp_path / "x.round")
+    assert memory.recall() is None
+    memory.keep(
+        Remembered(attempt="a", next_round=3, terms_sha256="t", vector=np.arange(4), charge_id="7")
+    )
+    known = memory.recall()
+    assert known is not None
+    assert (known.attempt, known.next_round, known.terms_sha256) == ("a", 3, "t")
+    memory.spend()
+    spent = FileRoundMemory(tmp_path / "x.round").recall()
+    assert spent is not None
+    assert (spent.next_round, spent.vector, spent.terms_sha256) == (3, None, "")
+    torn = (tmp_path / "x.round").read_bytes()[:-3]
+    replace_file(tmp_path / "x.round", torn)
+    assert memory.recall() is None
+
+
+# ---- what a site starts from
+
+
+def test_a_site_without_a_ledger_or_with_anothers_does_not_open(hospital: Any) -> None:
+    ledger = hospital.folder.root / "ledger.sqlite"
+    opening = SqliteLedger(ledger, kind="site").book.opening
+    for path in ledger.parent.glob("ledger.sqlite*"):
+        path.unlink()
+    assert code_of(lambda: open_site(hospital.folder)) == "ledger_missing"
+    SqliteLedger.create(ledger, dataclasses.replace(opening, population="others")).dispose()
+    assert code_of(lambda: open_site(hospital.folder)) == "policy_ledger"
+
+
+def test_another_ca_than_the_pinned_one_is_refused(hospital: Any) -> None:
+    replace_file(hospital.folder.ca, b"-----BEGIN CERTIFICATE-----\nAAAA\n")
+    assert code_of(lambda: open_site(hospital.folder)) == "policy_ca"
+
+
+def roster_for(hospital: Any, *, days: int, key: bytes | None = None) -> str:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
     identities = {name: Ed25519PrivateKey.generate() for name in ("a", "b")}
-    identities["hungarian"] = load_identity(setup.identity)
+    identities["cleveland"] = load_identity(hospital.folder.identity)
     publics = {name: k.public_key().public_bytes_raw() for name, k in identities.items()}
-    publics["hungarian"] = key or publics["hungarian"]
-    today = dt.datetime.now(dt.UTC).date()
+    publics["cleveland"] = key or publics["cleveland"]
     roster = Roster(
         federation="f",
         version=1,
@@ -91,64 +360,21 @@ def signed(setup: SiteSetup, *, days: int, key: bytes | None = None) -> str:
         members=tuple(Member(name=name, public=publics[name]) for name in sorted(publics)),
         coordinator=bytes([7]) * 32,
         colluders=1,
-        valid_from=(today - dt.timedelta(days=9)).isoformat(),
-        valid_to=(today + dt.timedelta(days=days)).isoformat(),
+        valid_from=(TODAY - dt.timedelta(days=9)).isoformat(),
+        valid_to=(TODAY + dt.timedelta(days=days)).isoformat(),
     )
     return signed_roster_to_json(SignedRoster.sign(roster, identities))
 
 
-def test_a_sites_file_is_read_back(setup: SiteSetup) -> None:
-    assert read_setup(setup.folder) == setup
-
-
-@pytest.mark.parametrize("text", ["", "{}", "[]", '{"format": "fedcohort.site/1"}', "é"])
-def test_a_file_that_is_none_is_refused(setup: SiteSetup, text: str) -> None:
-    replace_file(setup.folder / "site.json", text.encode())
-    with pytest.raises(ConfigError) as refused:
-        read_setup(setup.folder)
-    assert refused.value.code == "site_file"
-
-
-def test_a_plan_runs_when_its_hash_is_on_the_sites_list_and_not_before(setup: SiteSetup) -> None:
-    site, plan = open_site(setup.folder), a_plan()
-    assert code_of_proposing(site, plan) == "plan_not_approved"
-    write_new(setup.approved, f"{'0' * 64}\n{plan.sha256}\n".encode())
-    assert code_of_proposing(site, plan) == "schema_mismatch"  # as far as the cohort
-
-
-def test_a_site_without_a_ledger_does_not_open(setup: SiteSetup) -> None:
-    setup.ledger.unlink()
-    with pytest.raises(ConfigError) as refused:
-        open_site(setup.folder)
-    assert refused.value.code == "ledger_missing"
-
-
-def test_what_a_table_does_not_hold_is_told_by_a_code(setup: SiteSetup) -> None:
-    write_new(setup.approved, a_plan().sha256.encode())
-    site = rewritten(setup, options={"colour": "red"})
-    assert code_of_proposing(site, a_plan()) == "site_file"
-    site = rewritten(setup, site="cleveland", options={"test_sites": ("cleveland",)})
-    with pytest.raises(DataError):
-        site.node.propose(a_plan().to_json())
-
-
-def test_nothing_leaves_without_noise_unless_the_site_names_the_analysis() -> None:
-    sum_of_two: Contribution = None  # type: ignore[assignment]  # it is not looked at
-    with pytest.raises(FedCohortError) as refused:
-        DenyUnnoised().check(sum_of_two)
-    assert refused.value.code == "unnoised_denied"
-
-
-def test_the_roster_is_the_one_pinned_now(setup: SiteSetup) -> None:
-    site = open_site(setup.folder)
+def test_the_roster_is_the_one_pinned_now(hospital: Any) -> None:
+    site = open_site(hospital.folder)
     assert site.roster() == "none"
-    write_new(setup.roster, signed(setup, days=1).encode())
+    pin_roster(hospital.folder, "cleveland", roster_for(hospital, days=1), today=TODAY)
     assert len(site.roster()) == 64
-    replace_file(setup.roster, signed(setup, days=-1).encode())
-    with pytest.raises(FedCohortError) as refused:
-        site.roster()
-    assert refused.value.code == "r_4_dates"
-    replace_file(setup.roster, signed(setup, days=1, key=bytes([3]) * 32).encode())
-    with pytest.raises(FedCohortError) as refused:
-        open_site(setup.folder)
-    assert refused.value.code == "r_3_own_key"
+    replace_file(hospital.folder.roster, roster_for(hospital, days=-1).encode())
+    assert code_of(site.roster) == "r_4_dates"
+    replace_file(hospital.folder.roster, roster_for(hospital, days=1, key=bytes([3]) * 32).encode())
+    assert code_of(lambda: open_site(hospital.folder)) == "r_3_own_key"
+    hospital.folder.roster.unlink()
+    write_new(hospital.folder.roster, b"{}")
+    assert code_of(lambda: open_site(hospital.folder)) == "roster_unreadable"

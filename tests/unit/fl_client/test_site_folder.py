@@ -32,7 +32,7 @@ from fedcohort.fl_client.plain_text import check_path, inside
 from fedcohort.fl_client.policy import Policy
 from fedcohort.fl_client.signatures import pin, sign_policy
 from fedcohort.fl_client.site_data import SiteData
-from fedcohort.fl_client.site_folder import SiteFolder, add_policy, create_approver_key, init
+from fedcohort.fl_client.site_folder import create_approver_key, init
 from fedcohort.fl_client.site_rules import classes_of, site_rules
 from fedcohort.privacy.budget import Budget
 from fedcohort.privacy.errors import ConfigError, FedCohortError, PolicyError
@@ -92,7 +92,6 @@ def test_nothing_is_ever_overwritten(tmp_path: Path) -> None:
     init(tmp_path / "site", "h03")
     before = (tmp_path / "site" / "identity.pem").read_bytes()
     assert code_of(lambda: init(tmp_path / "site", "h03")) == "site_exists"
-    assert code_of(lambda: add_policy(tmp_path / "site", "h03")) == "site_exists"
     assert (tmp_path / "site" / "identity.pem").read_bytes() == before
     (tmp_path / "file").write_text("")
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
@@ -106,16 +105,6 @@ def test_nothing_is_ever_overwritten(tmp_path: Path) -> None:
 def test_a_wrong_name_leaves_nothing_behind(tmp_path: Path) -> None:
     assert code_of(lambda: init(tmp_path / "site", "../h03")) == "text_not_plain"
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_folder_whose_keys_came_otherwise_gets_a_policy(tmp_path: Path) -> None:
-    add_policy(tmp_path, "h03", approvers=(("zhang.w", "ab" * 32), ("li.m", "cd" * 32)))
-    people = Policy.read(SiteFolder(tmp_path).policy).approvers
-    assert [(one.name, one.role, one.key) for one in people] == [
-        ("zhang.w", "data_owner", "ab" * 32),
-        ("li.m", "security_officer", "cd" * 32),
-    ]
-    assert not (tmp_path / "identity.pem").exists()
 
 
 def test_an_approvers_key_is_the_approvers_alone(tmp_path: Path) -> None:
@@ -257,18 +246,13 @@ def test_a_rare_value_at_the_end_of_a_long_table_is_seen(site: Path) -> None:
 
 def test_the_rules_follow_the_plan(hospital: Any, plan_of: Callable[..., Plan]) -> None:
     training = site_rules(hospital.policy, plan_of(analysis="newton", privacy=None))
-    assert (training.form, training.parameters) == ("training", 4)
+    assert training.parameters == 4
     assert training.minimums.min_cohort == 60
-    table = plan_of(
-        analysis="counts", privacy=None, parameters={"rows": "sex", "row_values": ["female"]}
-    )
-    assert site_rules(hospital.policy, table).form == "table"
     hazard = plan_of(
         analysis="breslow",
         privacy=None,
         parameters={"theta": [0.1], "horizon_days": 365.0, "bound": 3.0},
     )
-    assert site_rules(hospital.policy, hazard).form == "training"
     assert site_rules(hospital.policy, hazard).parameters > 2  # every number that leaves
 
 

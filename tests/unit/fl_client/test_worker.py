@@ -8,7 +8,7 @@ import pytest
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 
 from fedcohort.experiments.simulation.flower_compat import new_run, over_the_wire, stamped
-from fedcohort.fl_client.bundle import default_allow_list
+from fedcohort.fl_client.bundle import check_bundle, default_allow_list
 from fedcohort.fl_client.flower_compat import NodeGoneError, TaskInput
 from fedcohort.fl_client.worker import Worker, app
 from fedcohort.privacy.errors import PolicyError
@@ -71,8 +71,10 @@ class App:
 
 
 def worker(tasks: FakeTasks, run: App, stop: threading.Event | None = None) -> Worker:
-    allowed = default_allow_list()
-    return Worker(tasks, run, allowed=allowed, stop=stop or threading.Event())
+    def admit(task: TaskInput) -> None:
+        check_bundle(task.bundle, default_allow_list())
+
+    return Worker(tasks, run, admit=admit, stop=stop or threading.Event())
 
 
 def test_a_message_under_our_bundle_is_answered_by_the_app() -> None:
