@@ -32,7 +32,7 @@ from ...study.cohort import Cohort
 from ...study.plan import Plan
 from .local_grid import FaultHook, InProcessGrid, run_in_process
 
-__all__ = ["Ledgers", "federate", "simulated_node"]
+__all__ = ["Ledgers", "ceremony", "federate", "simulated_node"]
 
 
 Ledgers = Callable[[Opening], Ledger]
@@ -43,8 +43,17 @@ def simulated_node(
     plan: Plan,
     session: SiteSession | None = None,
     ledgers: Ledgers = MemoryLedger,
+    roster: str = "simulation",
 ) -> Node:
-    """Return a node that approves exactly one plan, with a ledger whose budget is its price."""
+    """Return a node that approves exactly one plan, with a ledger whose budget is its price.
+
+    Args:
+        cohort: The site's.
+        plan: The one that it approves.
+        session: Its side of secure aggregation, of `ceremony`.
+        ledgers: Opens its throw-away ledger.
+        roster: What the node says it has pinned; a preview says the name that the plan gives.
+    """
     approved = plan.sha256
 
     def site_terms(asked: Plan) -> SiteTerms:
@@ -56,7 +65,12 @@ def simulated_node(
             budget=None if terms is None else Budget(epsilon=terms.epsilon, delta=terms.delta),
             unnoised=terms is None,
         )
-        return SiteTerms(ledger=ledgers(opening), disclosure=NoDisclosureRules(), session=session)
+        return SiteTerms(
+            ledger=ledgers(opening),
+            disclosure=NoDisclosureRules(),
+            session=session,
+            roster=roster,
+        )
 
     return Node(
         site=cohort.site,
@@ -89,7 +103,7 @@ def federate(
         PolicyError: A site refused; nothing of it left.
         ProtocolError: Too few sites answered, or a message was not what it must be.
     """
-    masking, sessions = _ceremony(plan) if plan.secagg == "masked" else (None, {})
+    masking, sessions = ceremony(plan) if plan.secagg == "masked" else (None, {})
     nodes = {
         cohort.site: simulated_node(cohort, plan, sessions.get(cohort.site), ledgers)
         for cohort in cohorts
@@ -117,7 +131,7 @@ def federate(
     return outcomes[0]
 
 
-def _ceremony(plan: Plan) -> tuple[Masking, dict[str, SiteSession]]:
+def ceremony(plan: Plan) -> tuple[Masking, dict[str, SiteSession]]:
     """Make throw-away identities and a roster that every simulated site signs and checks."""
     identities = {site: Ed25519PrivateKey.generate() for site in plan.sites}
     coordinator = Ed25519PrivateKey.generate()

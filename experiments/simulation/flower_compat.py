@@ -14,7 +14,15 @@ from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
-__all__ = ["SUPERLINK_NODE_ID", "Run", "new_run", "over_the_wire", "sent_by", "stamped"]
+__all__ = [
+    "SUPERLINK_NODE_ID",
+    "Run",
+    "new_run",
+    "over_the_wire",
+    "sent_by",
+    "stamped",
+    "wire_bytes",
+]
 
 SUPERLINK_NODE_ID = 1  # errors that the SuperLink makes itself carry this as their source
 
@@ -43,3 +51,8 @@ def sent_by(message: Message, node_id: int) -> Message:
 def over_the_wire(message: Message) -> Message:
     """Return the message as the other side reads it: through Flower's protobuf format."""
     return message_from_proto(message_to_proto(message))
+
+
+def wire_bytes(message: Message) -> int:
+    """Return how long a message is in Flower's protobuf format."""
+    return len(message_to_proto(message).SerializeToString())

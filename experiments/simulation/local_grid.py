@@ -17,10 +17,11 @@ from flwr.serverapp import Grid, ServerApp
 
 from .flower_compat import SUPERLINK_NODE_ID, Run, new_run, over_the_wire, sent_by, stamped
 
-__all__ = ["Fault", "FaultHook", "InProcessGrid", "run_in_process"]
+__all__ = ["Fault", "FaultHook", "InProcessGrid", "Watch", "run_in_process"]
 
 Fault = Literal["drop", "delay", "late", "duplicate", "error"]
 FaultHook = Callable[[Message], Fault | None]
+Watch = Callable[[str, Message], None]
 
 _NODE_UNAVAILABLE = 5
 _DELAY_LOOKS = 3  # a delayed reply is there at the fourth look
@@ -37,13 +38,21 @@ class InProcessGrid(Grid):
             (answered after a few looks), `late` (answered after every deadline), `duplicate`
             (delivered twice, answered twice), `error` (the SuperLink says the node is
             unavailable, with its own node id as the source).
+        watch: Called with a site's name and each message that it is handed or hands over, as the
+            other side reads it.
     """
 
     def __init__(
-        self, app: ClientApp, sites: Iterable[str], *, faults: FaultHook | None = None
+        self,
+        app: ClientApp,
+        sites: Iterable[str],
+        *,
+        faults: FaultHook | None = None,
+        watch: Watch | None = None,
     ) -> None:
         self._app = app
         self._faults = faults or (lambda message: None)
+        self._watch = watch or (lambda site, message: None)
         self._run = new_run()
         self._contexts: dict[int, Context] = {}
         self.nodes: dict[str, int] = {}
@@ -114,8 +123,12 @@ class InProcessGrid(Grid):
         looks = {"delay": _DELAY_LOOKS, "late": _LATE_LOOKS}.get(fault or "", 0)
         for _ in range(2 if fault == "duplicate" else 1):
             received = over_the_wire(message)
-            reply = self._app(received, self._contexts[message.metadata.dst_node_id])
+            context = self._contexts[message.metadata.dst_node_id]
+            site = str(context.node_config["site"])
+            self._watch(site, received)
+            reply = self._app(received, context)
             self._keep(reply, looks)
+            self._watch(site, self._mailbox[-1].reply)
 
     def _keep(self, reply: Message, looks: int) -> None:
         self._mailbox.append(_Mail(over_the_wire(stamped(reply)), looks))

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from fedcohort.experiments.simulation.federate import _ceremony, simulated_node
+from fedcohort.experiments.simulation.federate import ceremony, simulated_node
 from fedcohort.fl_client import node as node_module
 from fedcohort.fl_client.node import Node, SecAggRequest
 from fedcohort.privacy.errors import PolicyError, ProtocolError
@@ -62,7 +62,7 @@ class Hostile:
     """A coordinator with a valid key that plans rounds as it likes."""
 
     def __init__(self) -> None:
-        masking, sessions = _ceremony(PLAN)
+        masking, sessions = ceremony(PLAN)
         self.cohorts = [cohort_of(number) for number in range(len(SITES))]
         self.nodes: dict[int, Node] = {
             place: simulated_node(cohort, PLAN, sessions[cohort.site])
@@ -150,7 +150,7 @@ def test_without_the_name_in_the_terms_a_hospital_is_read(  # the positive contr
 
 def test_a_plan_under_another_roster_is_refused() -> None:
     plan = dataclasses.replace(PLAN, roster="ab" * 32)
-    _, sessions = _ceremony(plan)
+    _, sessions = ceremony(plan)
     node = simulated_node(cohort_of(0), plan, sessions["a"])
     with pytest.raises(PolicyError) as refused:
         node.propose(plan.to_json())

@@ -293,12 +293,12 @@ def test_two_sites_cannot_be_masked_from_each_other(cohorts: list[Cohort]) -> No
 def test_a_site_without_a_session_refuses_a_plan_that_masks(
     cohorts: list[Cohort], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ceremony = federate_module._ceremony
+    ceremony = federate_module.ceremony
 
     def one_without(plan: Plan) -> object:
         masking, sessions = ceremony(plan)
         return masking, {name: s for name, s in sessions.items() if name != "a"}
 
-    monkeypatch.setattr(federate_module, "_ceremony", one_without)
+    monkeypatch.setattr(federate_module, "ceremony", one_without)
     with pytest.raises(Exception, match="no_session"):
         federate(plan_of(), cohorts, patience=QUICK)
