@@ -13,9 +13,9 @@ from rich.table import Table
 
 from .. import __version__
 from ..privacy.errors import ConfigError, FedCohortError
-from .deployed.coordinator_commands import coordinator
-from .deployed.site_commands import site as site_app
 from .ledger_commands import ledger
+from .operating.coordinator_commands import coordinator
+from .operating.site_commands import site as site_app
 from .privacy_commands import privacy
 from .refusals import file_refusal, refuse
 from .report_commands import report

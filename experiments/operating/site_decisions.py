@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
 from ...privacy.errors import ConfigError, PolicyError
 from .options import Site, console, out_file, print_json, read_file, today
+
+if TYPE_CHECKING:
+    from ...fl_client.approvals import Approvals
+    from ...fl_client.policy import Policy
+    from ...fl_client.site_folder import SiteFolder
 
 __all__ = ["add_decisions", "full_hash"]
 
@@ -65,13 +70,13 @@ def _sign_policy(name: _As, key: _Key, folder: Site = Path(), yes: _Yes = False)
     print_json({"policy_sha256": policy.sha256, "signatures": people, "in_force": in_force})
 
 
-def _show_policy(policy: object) -> None:
+def _show_policy(policy: Policy) -> None:
     import json
 
     table = Table(title="What is signed", show_header=False)
     table.add_column("key")
     table.add_column("value", overflow="fold")
-    document = json.loads(policy.to_json())  # type: ignore[attr-defined]
+    document = json.loads(policy.to_json())
     for key, value in sorted(document.items()):
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         table.add_row(key, text.replace("[", "\\["))
@@ -210,7 +215,7 @@ def _say(word: str, plan: str, name: str, key: Path, folder: Path, *, yes: bool)
     print_json({"plan_sha256": sha256, "said": word})
 
 
-def _desk(folder: Path):  # type: ignore[no-untyped-def]  # three types that are imported late
+def _desk(folder: Path) -> tuple[SiteFolder, Policy, Approvals]:
     from ...fl_client.approvals import Approvals
     from ...fl_client.audit_log import AuditLog
     from ...fl_client.site_folder import SiteFolder
@@ -221,7 +226,7 @@ def _desk(folder: Path):  # type: ignore[no-untyped-def]  # three types that are
     return found, policy, Approvals(found.approvals, policy, audit=AuditLog(found.audit))
 
 
-def full_hash(folder, plan: str) -> str:  # type: ignore[no-untyped-def]  # SiteFolder, imported late
+def full_hash(folder: SiteFolder, plan: str) -> str:
     """Return the hash of the one plan that begins so; eight digits or more."""
     named = [path.stem for path in folder.plans.glob("*.json") if path.stem.startswith(plan)]
     if len(named) != 1 or len(plan) < 8:

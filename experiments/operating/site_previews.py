@@ -31,7 +31,8 @@ def _dry_run(
     from ...fl_client.site_data import SiteData
     from ...fl_client.site_folder import SiteFolder
     from ...privacy.errors import PolicyError
-    from .preview import preview, show_preview
+    from ..deployed.preview import preview
+    from ..deployed.preview_table import show_preview
     from .site_decisions import full_hash
 
     found = SiteFolder(folder)
@@ -73,10 +74,10 @@ def _results(
     from ...fl_client.site import cohort_of
     from ...fl_client.site_data import SiteData
     from ...fl_client.site_folder import SiteFolder
+    from ..deployed.verdict import verdict
+    from ..deployed.verdict_table import show_verdict
     from .results_of import read_result
     from .site_decisions import full_hash
-    from .verdict import verdict
-    from .verdict_table import show_verdict
 
     found = SiteFolder(folder)
     policy = Policy.read(found.policy)
