@@ -31,7 +31,7 @@ from .site_folder import SiteFolder
 
 __all__ = ["Worker", "app", "main"]
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger(f"fedcohort.{Path(__file__).stem}")  # run by `-m`, it is `__main__`
 _QUICK_S = 0.1  # pause between looks soon after a task
 _SLOW_S = 0.5  # and later
 _QUICK_FOR_S = 30.0

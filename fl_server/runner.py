@@ -32,7 +32,7 @@ from .sites import InterruptedRunError
 
 __all__ = ["Runner", "main"]
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger(f"fedcohort.{Path(__file__).stem}")  # run by `-m`, it is `__main__`
 _LOOK_S = 0.2
 _GONE_S = 2.0
 _LEFT_S = 6.0  # for a run to come to a place where it may be left; the supervisor gives 8

@@ -180,19 +180,19 @@ def start_(
         console.print(f"The node runs from {folder}; its logs are in logs/. Ctrl-C stops it.")
         start_site(folder)
         return
+    from ...fl_client.audit_log import AuditLog
     from ...fl_client.site_folder import SiteFolder
     from ...fl_client.site_gate import in_force
 
     found = SiteFolder(folder.resolve())
     in_force(found)  # a refusal is told here, not in a log
-    log = found.logs / "worker.log"
-    seen = log.stat().st_size if log.exists() else 0
+    audit = AuditLog(found.audit)
+    seen = len(audit.entries())
     process = background("fedcohort.fl_client.supervisor", found.root, found.logs)
 
     def ready() -> bool:
-        return process.poll() is not None or (
-            log.exists() and b"is ready" in log.read_bytes()[seen:]
-        )
+        said = [entry.event for entry in audit.entries()[seen:]]
+        return process.poll() is not None or "node_started" in said
 
     if not wait_for(ready, _READY_S) or process.poll() is not None:
         raise ConfigError(
