@@ -88,11 +88,11 @@ class DeployedFolder:
 
     def _taken_up(self, arms: Sequence[ArmRun], held: Mapping[str, Any]) -> list[ArmRun] | None:
         """Return the arms as the folder has them; None where it is another run, or has ended."""
-        rows = {row["name"]: row for row in held.get("arms", [])}
         same = ("format", "coordinator", "schema_sha256")
-        if list(rows) != [arm.name for arm in arms]:
-            return None
         if any(held.get(key) != self._facts[key] for key in same):
+            return None
+        rows = {row["name"]: row for row in held["arms"]}
+        if list(rows) != [arm.name for arm in arms]:
             return None
         if all(row["phase"] in _ENDED for row in rows.values()):
             return None
