@@ -50,6 +50,8 @@ def _priced(name: str, plan: Plan) -> dict[str, Any]:
     rounds = _rounds(plan)
     # Sizes depend on the round's number only: nothing about a site is in them.
     sizes = [analysis.size(State(round=number, arrays={})) for number in range(rounds or 1)]
+    if plan.holdout is not None and plan.holdout.histogram:
+        sizes.append(analysis.size(State(round=plan.max_rounds - 1, arrays={})))
     sent = [size * encoding_for(plan, analysis, size).word_bits // 8 for size in sizes]
     terms = plan.privacy
     given = None if terms is None else guarantee_of(terms)
@@ -58,7 +60,7 @@ def _priced(name: str, plan: Plan) -> dict[str, Any]:
         "plan_sha256": plan.sha256,
         "analysis": plan.analysis,
         "sites": list(plan.sites),
-        "rounds": rounds,
+        "rounds": None if rounds is None else len(sizes),
         "bytes_up_per_site": sum(sent) if rounds else None,
         "bytes_up_per_round": max(sent),
         "epsilon": None if terms is None else terms.epsilon,

@@ -25,6 +25,7 @@ Pause = Callable[[float], None]
 _LOOK_S = 0.3
 _HELLO_S = 30.0
 _ASK_S = (2.0, 30.0)  # between questions whether people have decided: at first, and at most
+_NO = {"refused": "plan_refused_here", "revoked": "approval_revoked"}  # final
 _READY = frozenset({"approved", "running", "finished"})
 
 
@@ -187,9 +188,9 @@ class _People:
         pending = set(self.undecided)
         for site, answer in sorted(_hello(self._sites, sorted(self.undecided)).items()):
             where = str(answer.get("plan", "approved"))
-            if where in ("refused", "revoked"):
+            if where in _NO:
                 raise PolicyError(
-                    "plan_refused_here" if where == "refused" else "approval_revoked",
+                    _NO[where],
                     f"the people of {site} said no to the plan",
                     hint="That is final for this plan: ask them why, and plan anew.",
                 )

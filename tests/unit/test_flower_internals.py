@@ -51,6 +51,7 @@ TAKEN = {
     },
     server: {
         "flwr.app.Context",
+        "flwr.app.Message",
         "flwr.app.RecordDict",
         "flwr.common.constant.SubStatus",
         "flwr.common.serde",

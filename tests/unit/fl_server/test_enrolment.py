@@ -130,6 +130,12 @@ def test_its_token_is_kept_nowhere_at_the_coordinator(coordinator: CoordinatorSe
     assert not any(invitation.token.encode() in content for content in kept)
 
 
+def test_it_says_where_the_coordinator_is(coordinator: CoordinatorSetup) -> None:
+    assert invite(coordinator, "north", today=TODAY).jurisdiction == "DE"
+    other = invite(coordinator, "north", superlink="[::1]:8443", today=TODAY)
+    assert Invitation.from_json(other.to_json()) == other
+
+
 def test_it_ends(coordinator: CoordinatorSetup, site: Callable[[str], SiteSetup]) -> None:
     invitation = invite(coordinator, "north", today=TODAY)
     late = TODAY + dt.timedelta(days=15)
@@ -190,6 +196,14 @@ def test_a_file_that_is_none_of_ours_is_refused(coordinator: CoordinatorSetup) -
         json.dumps(good | {"x": ""}),
         json.dumps(good | {"token": 1}),
         json.dumps(good | {"format": "other"}),
+        json.dumps(good | {"token": "ab"}),
+        json.dumps(good | {"bundle": "A" * 64}),
+        json.dumps(good | {"expires": "soon"}),
+        json.dumps(good | {"superlink": "https://coordinator.example/x"}),
+        json.dumps(good | {"jurisdiction": "Germany"}),
+        json.dumps(good | {"federation": "heart\u202e"}),
+        json.dumps(good | {"ca": "x"}),
+        json.dumps(good)[:-1] + f', "site": "{good["site"]}"}}',
     ):
         assert code_of(partial(Invitation.from_json, bad)) == "invitation_unreadable"
     assert code_of(lambda: JoinRequest.from_json(json.dumps(good))) == "join_unreadable"

@@ -42,6 +42,7 @@ def setup(tmp_path: Path) -> CoordinatorSetup:
     found = CoordinatorSetup(
         folder=private_folder(tmp_path / "coordinator"),
         federation="test",
+        jurisdiction="CN",
         names=("c.example",),
         public_host="127.0.0.1",
         public_port=443,
@@ -142,8 +143,12 @@ class Told:
 
 def outcome_of(plan: Plan) -> Outcome:
     size = model_of(plan.parameters["model"]).size
+    arrays = {"theta": np.linspace(-1, 1, size)}
+    if plan.holdout is not None and plan.holdout.histogram:
+        falling = np.linspace(90.0, 10.0, plan.holdout.bins)
+        arrays["score_histogram"] = np.stack([falling, falling[::-1]])
     return Outcome(
-        result=Result(arrays={"theta": np.linspace(-1, 1, size)}, rounds=3),
+        result=Result(arrays=arrays, rounds=3),
         rounds=3,
         bytes_up=1234,
         seconds=5.25,

@@ -53,6 +53,35 @@ def test_a_plan_names_roster_members_and_the_schema_of_their_tables(
         assert plan.expires == "2027-11-22"
 
 
+@pytest.mark.parametrize(
+    ("asked_for", "federated", "noised"),
+    [("auto", False, True), ("always", True, True), ("never", False, False)],
+)
+def test_every_arm_holds_out_the_same_patients(
+    asked: Asked, asked_for: str, federated: bool, noised: bool
+) -> None:
+    """A histogram without noise is a table of patients: asked for by `always` alone."""
+    plans = [arm.plan for arm in planned(asked(f"runtime.histograms={asked_for}")).arms]
+    holdouts = [plan.holdout for plan in plans if plan.holdout is not None]
+    assert len(holdouts) == 3
+    assert len({holdout.key for holdout in holdouts}) == 1
+    assert [holdout.histogram for holdout in holdouts] == [federated, noised, noised]
+    assert {holdout.test_fraction for holdout in holdouts} == {0.3}
+    other = planned(asked("seed=1")).arms[0].plan.holdout
+    assert other is not None
+    assert other.key != holdouts[0].key
+
+
+def test_a_histogram_is_one_release_more_and_is_paid_for(asked: Asked) -> None:
+    terms = [
+        planned(asked("arms=[dp_sum]", f"runtime.histograms={text}")).arms[0].plan.privacy
+        for text in ("never", "always")
+    ]
+    without, with_one = (found for found in terms if found is not None)
+    assert with_one.releases == without.releases + 1
+    assert with_one.noise_multiplier > without.noise_multiplier
+
+
 def test_the_same_settings_give_the_same_plans_that_day(asked: Asked) -> None:
     hashes = [[arm.plan.sha256 for arm in planned(asked()).arms] for _ in range(2)]
     assert hashes[0] == hashes[1]

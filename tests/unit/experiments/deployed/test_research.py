@@ -81,10 +81,15 @@ def test_a_run_ends_with_a_document_models_and_a_picture(
     saved = load_model(out / noisy["model"])
     assert saved.card["plan_sha256"] == told.submitted[1].sha256
     assert list(noisy["coefficients"].values()) == list(saved.arrays["theta"][:-1])
+    assert found["arms"][0]["figures"] is None
+    assert noisy["figures"]["noise"] > 0
+    assert 0.6 < noisy["figures"]["discrimination"]["value"] < 0.9
+    assert "Held-out patients" in Path(answer["picture"]).read_text(encoding="utf-8")
     assert Path(answer["picture"]).read_text(encoding="utf-8").startswith("<?xml")
     shown = capsys.readouterr().err
     assert "waiting for two people's approval at cleveland, va" in shown
     assert "a later phase" in shown
+    assert "held out" in shown
     scored = predict(out / noisy["model"], TABLE, out=tmp_path / "scores.csv")
     assert scored["rows"] == 920
 
