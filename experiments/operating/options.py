@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime as dt
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,7 +21,6 @@ __all__ = [
     "print_json",
     "read_file",
     "today",
-    "wait_for",
 ]
 
 Site = Annotated[Path, typer.Option("--folder", envvar="FEDCOHORT_SITE", help="The site's folder.")]
@@ -72,15 +70,3 @@ def out_file(path: Path, text: str) -> None:
     if path.exists():
         raise ConfigError("out_exists", f"{path} exists", hint="Name another file.")
     path.write_text(text, encoding="utf-8")
-
-
-def wait_for(said: Callable[[], bool], seconds: float) -> bool:
-    """Wait until something is said; return whether it was."""
-    import time
-
-    deadline = time.monotonic() + seconds
-    while not said():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.1)
-    return True

@@ -39,12 +39,20 @@ def add_decisions(site: typer.Typer) -> None:
 def _approver_key(
     path: Annotated[Path, typer.Argument(help="The new file; it stays with you alone.")],
 ) -> None:
-    """Make a person's key; print its public half, for `site init` or the policy."""
+    """Make a person's key, and FILE.pub with its public half, for `site init` or the policy."""
     from ...fl_client.site_folder import create_approver_key
 
+    half = path.with_name(f"{path.name}.pub")
+    if half.exists():
+        raise ConfigError("out_exists", f"{half} exists", hint="Name another file.")
     public = create_approver_key(path)
-    console.print(f"The private key is in {path}, for you alone.", markup=False)
-    print_json({"public_key": public})
+    out_file(half, f"{public}\n")
+    console.print(
+        f"The private key is in {path}, for you alone; its public half in {half}.",
+        markup=False,
+        soft_wrap=True,
+    )
+    print_json({"public_key": public, "file": str(half)})
 
 
 def _sign_policy(name: _As, key: _Key, folder: Site = Path(), yes: _Yes = False) -> None:

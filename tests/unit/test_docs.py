@@ -207,7 +207,8 @@ def keys_in(node: Any, prefix: str = "") -> Iterator[tuple[str, object]]:
             yield f"{prefix}{key}", node[key]
 
 
-ERRORS = {"ConfigError", "DataError", "PolicyError", "ProtocolError", "BudgetExceededError"}
+ERRORS = {"ConfigError", "DataError", "PolicyError", "ProtocolError"}
+ERRORS |= {"BudgetExceededError", "DisclosureError"}
 HELPERS = {"_refuse", "_refusal"}  # they take a code first, as the errors do
 # Codes that are put together, and what the page lists for them.
 PUT_TOGETHER = {
@@ -220,6 +221,8 @@ PUT_TOGETHER = {
 LOOKED_UP = {"negative_time", "time_not_number", "event_not_binary"}
 # Codes that a reader of files is handed: in study/enrolment.py.
 HANDED_ON = {"invitation_unreadable", "join_unreadable"}
+# Codes that stand for others on the wire: in fl_client/app.py.
+SENT_INSTEAD = {"data_refused"}
 # Codes of the protocol's rules, wherever they are written: `r0_17_colluders` is rule 17, in R0.
 RULE = re.compile(r"(e[012]|r[0-3]?)_\d+_[a-z_]+")
 
@@ -250,6 +253,8 @@ def error_codes() -> set[str]:
     codes |= {code for code in LOOKED_UP if f'"{code}"' in outcomes}
     enrolment = (ROOT / "study/enrolment.py").read_text(encoding="utf-8")
     codes |= {code for code in HANDED_ON if f'"{code}"' in enrolment}
+    app = (ROOT / "fl_client/app.py").read_text(encoding="utf-8")
+    codes |= {code for code in SENT_INSTEAD if f'"{code}"' in app}
     return codes | set(protocol_codes())
 
 
