@@ -61,9 +61,10 @@ def check_start(root: Path) -> tuple[SiteFolder, Policy]:
         PolicyError: The policy is not in force, or pins another CA than `ca.crt` or another
             ledger; `file_missing` or `file_mode`.
     """
-    folder = SiteFolder(private_folder(root).resolve())
+    folder = SiteFolder(root.resolve())
     for path in (folder.ca, folder.coordinator, folder.node_key, folder.secret, folder.identity):
         read_private(path)
+    private_folder(root)
     policy = in_force(folder)
     policy.check_ca(read_private(folder.ca))
     ledger = SqliteLedger(folder.ledger(policy), kind="site")

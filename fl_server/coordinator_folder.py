@@ -73,7 +73,8 @@ def check_start(folder: Path) -> CoordinatorSetup:
         ConfigError: `coordinator_file`.
         PolicyError: `already_running`, `port_taken`, or a file or its mode.
     """
-    setup = read_coordinator(private_folder(folder))
+    setup = read_coordinator(folder)
+    private_folder(folder)
     for path in (setup.ca, setup.pki / "server.key", setup.secret):
         read_private(path)
     load_identity(setup.identity)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -100,6 +101,10 @@ def invite_(
 
     if out.exists():
         raise ConfigError("out_exists", f"{out} exists", hint="Name another file.")
+    if address and not re.fullmatch(r"(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}", address):
+        raise ConfigError(
+            "address_invalid", "--address is HOST:PORT", hint="As in coord.example:443."
+        )
     setup = read_coordinator(folder)
     made = invite(setup, site, superlink=address or None, today=today())
     out_file(out, made.to_json())
@@ -152,7 +157,7 @@ def draft_(
     colluders: Annotated[
         int, typer.Option(help="How many members may pool what they see with the coordinator.")
     ] = 1,
-    days: Annotated[int, typer.Option(help="How long it holds.")] = 365,
+    days: Annotated[int, typer.Option(min=1, max=3660, help="How long it holds.")] = 365,
 ) -> None:
     """Draft the next roster from the enrolled hospitals; only its members can put it in force."""
     from ...fl_server.coordinator_setup import read_coordinator

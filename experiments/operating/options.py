@@ -6,12 +6,15 @@ import datetime as dt
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
 from ...privacy.errors import ConfigError
+
+if TYPE_CHECKING:
+    from ...fl_client.site_folder import SiteFolder
 
 __all__ = [
     "Coordinator",
@@ -20,6 +23,7 @@ __all__ = [
     "out_file",
     "print_json",
     "read_file",
+    "the_site",
     "today",
 ]
 
@@ -29,6 +33,24 @@ Coordinator = Annotated[
 ]
 console = Console(stderr=True, highlight=False)
 _LARGEST = 2**20  # bytes of a file that a person hands over
+
+
+def the_site(folder: Path) -> SiteFolder:
+    """Return a site's folder, which must be one: a wrong `--folder` is no node that is down.
+
+    Raises:
+        ConfigError: `site_missing`.
+    """
+    from ...fl_client.site_folder import SiteFolder
+
+    found = SiteFolder(folder)
+    if not found.policy.exists() and not found.identity.exists():
+        raise ConfigError(
+            "site_missing",
+            f"{folder} is no node's folder",
+            hint="Name it by --folder or FEDCOHORT_SITE; `fedcohort site init` makes one.",
+        )
+    return found
 
 
 def today() -> dt.date:

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from ...privacy.errors import ConfigError, FedCohortError, PolicyError
 from .background import background, wait_for_start
-from .options import Site, console, out_file, print_json, read_file, today
+from .options import Site, console, out_file, print_json, read_file, the_site, today
 from .site_decisions import add_decisions
 from .site_previews import add_previews
 
@@ -179,6 +179,7 @@ def start_(
     from ...fl_client.supervisor import check_start, start_site
     from ...hosting import running_state
 
+    the_site(folder)
     found, _ = check_start(folder)  # a refusal is told here, not in a log
     if running_state(found.logs) is not None:
         raise PolicyError(
@@ -211,7 +212,7 @@ def stop_(folder: Site = Path()) -> None:
     """Stop a running node; what a study had under way is finished or lost cleanly."""
     from ...fl_client.supervisor import stop_site
 
-    if not stop_site(folder):
+    if not stop_site(the_site(folder).root):
         raise ConfigError("not_stopped", "the node did not stop in time", hint="See its logs.")
     console.print("The node is down.")
 
@@ -220,12 +221,11 @@ def stop_(folder: Site = Path()) -> None:
 def status_(folder: Site = Path()) -> None:
     """Say whether the node runs, what holds, and what was done last. Exit 3 where it is down."""
     from ...fl_client.audit_log import AuditLog
-    from ...fl_client.site_folder import SiteFolder
     from ...fl_client.site_gate import in_force
     from ...hosting import running_state
     from ...privacy.ledger.store import SqliteLedger
 
-    found = SiteFolder(folder)
+    found = the_site(folder)
     state = running_state(found.logs)
     told: dict[str, object] = {
         "running": state is not None,
@@ -257,7 +257,9 @@ def status_(folder: Site = Path()) -> None:
     console.print(table)
     for key in ("policy_sha256", "mode", "ledger_head", "budget_left", "trouble"):
         if key in told:
-            console.print(f"{key.replace('_', ' ')}: {told[key]}", markup=False, soft_wrap=True)
+            value = told[key]
+            shown = f"{value:.1%}" if isinstance(value, float) else value
+            console.print(f"{key.replace('_', ' ')}: {shown}", markup=False, soft_wrap=True)
     print_json({**told, "events": len(entries)})
     if state is None:
         raise typer.Exit(PolicyError.exit_code)

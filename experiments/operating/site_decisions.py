@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from ...privacy.errors import ConfigError, PolicyError
-from .options import Site, console, out_file, print_json, read_file, today
+from .options import Site, console, out_file, print_json, read_file, the_site, today
 
 if TYPE_CHECKING:
     from ...fl_client.approvals import Approvals
@@ -149,10 +149,9 @@ def _studies(
     plan: Annotated[str, typer.Option(help="One plan in full, by its hash.")] = "",
 ) -> None:
     """List the plans that came in: what each would send, what it costs, where it stands."""
-    from ...fl_client.site_folder import SiteFolder
     from .plan_words import plan_facts, show_plan, show_studies, standing
 
-    found = SiteFolder(folder)
+    found = the_site(folder)
     if plan:
         asked = found.plan(full_hash(found, plan))
         show_plan(asked, console)
@@ -247,5 +246,9 @@ def full_hash(folder: SiteFolder, plan: str) -> str:
 
 
 def _sure(yes: bool, question: str) -> None:
-    if not yes and not typer.confirm(question, err=True):
+    try:
+        said = yes or typer.confirm(question, err=True)
+    except typer.Abort:  # there is nobody to ask
+        said = False
+    if not said:
         raise ConfigError("not_confirmed", "nothing was signed", hint="Say y, or give --yes.")

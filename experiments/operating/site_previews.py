@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ...privacy.errors import ConfigError
-from .options import Site, console, print_json, read_file, today
+from .options import Site, console, print_json, read_file, the_site, today
 
 __all__ = ["add_previews"]
 
@@ -29,13 +29,12 @@ def _dry_run(
     from ...fl_client.policy import Policy
     from ...fl_client.site import cohort_of
     from ...fl_client.site_data import SiteData
-    from ...fl_client.site_folder import SiteFolder
     from ...privacy.errors import PolicyError
     from ..deployed.preview import preview
     from ..deployed.preview_table import show_preview
     from .site_decisions import full_hash
 
-    found = SiteFolder(folder)
+    found = the_site(folder)
     policy = Policy.read(found.policy)
     path = Path(plan)
     asked = read_plan(read_file(path)) if path.exists() else found.plan(full_hash(found, plan))
@@ -73,13 +72,12 @@ def _results(
     from ...fl_client.policy import Policy
     from ...fl_client.site import cohort_of
     from ...fl_client.site_data import SiteData
-    from ...fl_client.site_folder import SiteFolder
     from ..deployed.verdict import verdict
     from ..deployed.verdict_table import show_verdict
     from .results_of import read_result
     from .site_decisions import full_hash
 
-    found = SiteFolder(folder)
+    found = the_site(folder)
     policy = Policy.read(found.policy)
     names = [path.stem for path in sorted(found.results.glob("*.json"))]
     if plan:
