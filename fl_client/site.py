@@ -23,6 +23,7 @@ from ..privacy.secagg.store import FileRoundStore
 from ..study.cohort import Cohort
 from ..study.plan import Plan
 from ..study.submission import verify_submission
+from .app import Hello
 from .bundle import check_bundle
 from .door import SiteTerms
 from .node import Node
@@ -57,9 +58,9 @@ class Site:
     roster: Callable[[], str]
     coordinator: bytes
 
-    def hello(self, plan_sha256: str) -> dict[str, str]:
+    def hello(self, plan_sha256: str) -> Hello:
         """Return what the node says of itself: its roster, and where a plan stands here."""
-        return {"roster": self.roster(), "plan": self.gate.state_of(plan_sha256)}
+        return Hello(roster=self.roster(), plan=self.gate.state_of(plan_sha256))
 
     def admit(self, bundle: bytes, settings: Mapping[str, object]) -> None:
         """Refuse a task whose code or run this hospital does not know.
