@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from fedcohort.fl_client import flower_compat
+from fedcohort.fl_client.flower_compat import NodeGoneError, _NoEndlessPull
 from fedcohort.fl_client.node_key import create_node_key, node_public_key
 from fedcohort.fl_client.policy import Policy
 from fedcohort.fl_client.site_folder import init
@@ -104,3 +106,22 @@ def test_a_nodes_key_is_read_back_and_never_overwritten(tmp_path: Path) -> None:
     with pytest.raises(PolicyError) as refused:
         node_public_key(path)
     assert refused.value.code == "file_mode"
+
+
+def test_a_message_that_stops_coming_is_given_up() -> None:
+    """Else a worker waits two hours for the rest of a message whose run has ended."""
+
+    class Client:
+        came = True
+
+        def PullObject(self, request: object) -> SimpleNamespace:  # noqa: N802
+            return SimpleNamespace(object_available=self.came)
+
+    client = Client()
+    patient, hasty = (_NoEndlessPull(client, stall) for stall in (60.0, 0.0))  # type: ignore[arg-type]
+    assert patient.PullObject(None).object_available
+    client.came = False
+    assert not patient.PullObject(None).object_available
+    time.sleep(0.01)
+    with pytest.raises(NodeGoneError):
+        hasty.PullObject(None)
