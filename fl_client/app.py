@@ -13,7 +13,7 @@ import logging
 import math
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
@@ -23,7 +23,7 @@ from ..privacy.errors import DataError, DisclosureError, FedCohortError, PolicyE
 from .gate import NO_POLICY
 from .node import Node, SecAggRequest
 
-__all__ = ["DATA_REFUSED", "PHASES", "Teller", "client_app", "refusal"]
+__all__ = ["DATA_REFUSED", "PHASES", "Hello", "Teller", "client_app", "refusal"]
 
 PHASES = ("advertise", "share", "acknowledge", "commit", "unmask")
 DATA_REFUSED = "data_refused"  # whatever rule it was that looked at records
@@ -32,17 +32,30 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Hello:
+    """What a node answers to a greeting.
+
+    Attributes:
+        roster: Hash of the roster pinned here, as plans name it.
+        plan: Where the plan of the greeting stands here, as `Approvals.state` says.
+    """
+
+    roster: str = "simulation"
+    plan: str = "approved"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Teller:
     """What a node says of itself besides its answers.
 
     Attributes:
-        hello: Given a plan's hash: the roster pinned here, where the plan stands here.
+        hello: Given a plan's hash, what to answer to a greeting.
         policy: The hash of the policy in force, hex.
         hold_s: A refusal that data decided leaves at the next whole multiple of this, seconds
             after its message came; 0: at once.
     """
 
-    hello: Callable[[str], Mapping[str, str]] = lambda plan_sha256: {"roster": "simulation"}
+    hello: Callable[[str], Hello] = lambda plan_sha256: Hello()
     policy: Callable[[], str] = lambda: NO_POLICY
     hold_s: float = 0.0
 
@@ -65,7 +78,9 @@ def client_app(node_of: Callable[[Context], Node], teller: Teller | None = None)
         def answer() -> RecordDict:
             asked = message.content.config_records.get("hello", ConfigRecord())
             told = reply.teller.hello(str(asked.get("plan_sha256", "")))
-            return RecordDict({"answer": ConfigRecord({"site": node_of(context).site, **told})})
+            site = node_of(context).site
+            said = ConfigRecord({"site": site, "roster": told.roster, "plan": told.plan})
+            return RecordDict({"answer": said})
 
         return reply(message, answer)
 

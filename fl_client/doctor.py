@@ -24,11 +24,13 @@ from ..privacy.errors import FedCohortError
 from ..privacy.ledger.store import SqliteLedger
 from ..privacy.secagg.identity import load_identity
 from ..privacy.secagg.suite import INTL
+from ..study.bundle import bundle_sha256
 from ._reach import Reached, reach
 from .audit_log import AuditLog
 from .opt_out import OptOut
 from .policy import Policy
 from .signatures import check_signed, pinned_approvers
+from .site import pinned_roster
 from .site_data import SiteData
 from .site_folder import SiteFolder
 
@@ -119,10 +121,14 @@ def _own(state: _Doctor) -> Iterator[Check]:
 
     yield _tried("policy", read, "")
     yield _with_policy(state, "policy signatures", _signed)
+    yield _with_policy(state, "release", _release)
 
 
 def _trust(state: _Doctor, now: Callable[[], dt.datetime]) -> Iterator[Check]:
     yield _with_policy(state, "pinned CA", _pinned)
+    yield _with_policy(
+        state, "roster", lambda folder, policy: _roster(folder, policy, now().date())
+    )
     yield _certificate(state.folder.ca, now())
     if state.policy is None or not state.folder.ca.is_file():
         missing = "no policy or no CA certificate yet"
@@ -223,6 +229,18 @@ def _signed(folder: SiteFolder, policy: Policy) -> str:
 def _pinned(folder: SiteFolder, policy: Policy) -> str:
     policy.check_ca(folder.ca.read_bytes())
     return "ca.crt is the one that the policy pins"
+
+
+def _release(folder: SiteFolder, policy: Policy) -> str:
+    policy.check_bundle(bundle_sha256())
+    return "the policy allows the bundle of the installed release"
+
+
+def _roster(folder: SiteFolder, policy: Policy, today: dt.date) -> str:
+    roster = pinned_roster(folder, policy.site, load_identity(folder.identity), today)
+    if roster is None:
+        raise OSError("none is pinned: no sum can be masked")
+    return f"version {roster.version} of {len(roster.members)} members, until {roster.valid_to}"
 
 
 def _certificate(path: Path, now: dt.datetime) -> Check:

@@ -21,6 +21,7 @@ import httpx
 from flwr.app import Context, Message
 from flwr.common.constant import SubStatus
 from flwr.proto.runtime_pb2 import AcquireTaskRequest, SendTaskHeartbeatRequest
+from flwr.supercore.inflatable.inflatable_utils import ObjectPullError
 from flwr.supercore.interceptors import (
     RuntimeTokenHttpInterceptor,
     RuntimeVersionHttpInterceptor,
@@ -36,6 +37,7 @@ _COMPONENT = "flwr-clientapp"
 _ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
 _PATIENCE_S = 15.0  # for a node that does not answer while a task is open
 _HEARTBEAT_S = 12.0  # Flower gives a task up after 30 to 60 s without one
+_STALL_S = 30.0  # a message of which no further part comes is of a run that ended: never to come
 
 
 class NodeGoneError(Exception):
@@ -109,8 +111,9 @@ class OpenTask:
             NodeGoneError: The SuperNode does not answer, or gave the task up.
         """
         try:
-            message, context, _, bundle = pull_task_input(self._client)
-        except (httpx.HTTPError, ValueError, RuntimeError) as error:
+            pulled = _NoEndlessPull(self._client, _STALL_S)
+            message, context, _, bundle = pull_task_input(pulled)  # type: ignore[arg-type]  # it is one
+        except (httpx.HTTPError, ObjectPullError, ValueError, RuntimeError) as error:
             raise NodeGoneError(type(error).__name__) from error
         return TaskInput(message=message, context=context, bundle=bundle.content)
 
@@ -137,6 +140,30 @@ class OpenTask:
                 self._client.SendTaskHeartbeat(SendTaskHeartbeatRequest())
             except (httpx.HTTPError, ValueError, RuntimeError):
                 continue  # the task's own calls will say
+
+
+class _NoEndlessPull:
+    """Stands in for the client where a message is pulled, part by part.
+
+    Flower asks for a part that has not come for two hours. Where the run has ended meanwhile it
+    never comes, and a worker that waits for it answers no other run.
+    """
+
+    def __init__(self, client: RuntimeHttpClient, stall_s: float) -> None:
+        self._client = client
+        self._stall_s = stall_s
+        self._came = time.monotonic()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+    def PullObject(self, request: Any) -> Any:  # noqa: N802  # Flower's name
+        found = self._client.PullObject(request)
+        if found.object_available:
+            self._came = time.monotonic()
+        elif time.monotonic() - self._came > self._stall_s:
+            raise NodeGoneError("no further part of the message came")
+        return found
 
 
 def _client(address: str, interceptors: Sequence[Any], *, patience_s: float) -> RuntimeHttpClient:

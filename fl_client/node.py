@@ -19,6 +19,7 @@ from ..privacy.errors import FedCohortError, PolicyError, ProtocolError
 from ..privacy.ledger.charges import Ledger
 from ..study.analysis import Analysis, Contribution, State, Vector
 from ..study.cohort import Cohort
+from ..study.evaluated import parts
 from ..study.plan import Plan, analysis_of, reservation_of
 from ..study.rounds import RoundTerms, expected_round, terms_for
 from .door import Prepared, Release, SiteTerms, hand_over, pay, prepare
@@ -291,7 +292,7 @@ class _Study:
         """Add what the site's own disclosure rules judge a sum without noise by."""
         if self._analysis.is_table(number):
             return replace(contribution, is_table=True)
-        training = cohort if cohort.held_out is None else cohort.take(~cohort.held_out)
+        training = cohort if self.plan.holdout is None else parts(cohort)[0]
         return replace(contribution, classes=classes_of(training))
 
     def _keep(self, terms: RoundTerms, prepared: Prepared) -> None:
@@ -363,3 +364,5 @@ def _check_cohort(plan: Plan, cohort: Cohort) -> None:
             "without a codebook, scaling looked at the data: no epsilon would be true",
             hint="Give data.codebook=FILE; draft one with `fedcohort data codebook TABLE`.",
         )
+    if plan.holdout is not None:
+        parts(cohort)  # it refuses a cohort that does not say who is held out

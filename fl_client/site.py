@@ -23,6 +23,7 @@ from ..privacy.secagg.store import FileRoundStore
 from ..study.cohort import Cohort
 from ..study.plan import Plan
 from ..study.submission import verify_submission
+from .app import Hello
 from .bundle import check_bundle
 from .door import SiteTerms
 from .node import Node
@@ -33,7 +34,7 @@ from .site_folder import SiteFolder
 from .site_gate import SiteGate
 from .site_rules import site_rules
 
-__all__ = ["Site", "cohort_of", "open_site", "pin_roster"]
+__all__ = ["Site", "cohort_of", "open_site", "pin_roster", "pinned_roster"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,9 +58,9 @@ class Site:
     roster: Callable[[], str]
     coordinator: bytes
 
-    def hello(self, plan_sha256: str) -> dict[str, str]:
+    def hello(self, plan_sha256: str) -> Hello:
         """Return what the node says of itself: its roster, and where a plan stands here."""
-        return {"roster": self.roster(), "plan": self.gate.state_of(plan_sha256)}
+        return Hello(roster=self.roster(), plan=self.gate.state_of(plan_sha256))
 
     def admit(self, bundle: bytes, settings: Mapping[str, object]) -> None:
         """Refuse a task whose code or run this hospital does not know.
@@ -113,11 +114,15 @@ def open_site(
     policy.check_ca(read_private(folder.ca))
     ledger = SqliteLedger(folder.ledger(policy), kind="site")
     policy.check_ledger(ledger.book.opening)
-    _pinned(folder, policy.site, identity)  # a roster that does not hold is told at the start
+
+    def pinned() -> Roster | None:
+        return pinned_roster(folder, policy.site, identity, now().date())
+
+    pinned()  # a roster that does not hold is told at the start
     gate.started()
 
     def terms(plan: Plan) -> SiteTerms:
-        session, roster = None, _pinned(folder, policy.site, identity)  # now: rosters change
+        session, roster = None, pinned()  # as it is now: rosters change
         if roster is not None and plan.secagg == "masked":
             session = SiteSession(
                 roster=roster,
@@ -146,7 +151,7 @@ def open_site(
         node=node,
         ledger=ledger,
         coordinator=bytes.fromhex(submitter),
-        roster=lambda: _name(_pinned(folder, policy.site, identity)),
+        roster=lambda: _name(pinned()),
     )
 
 
@@ -181,15 +186,21 @@ def cohort_of(policy: Policy, data: SiteData, plan: Plan) -> Cohort:
     return data.cohort(policy.allowed_columns, holdout=plan.holdout)[0]
 
 
-def _pinned(folder: SiteFolder, site: str, identity: Ed25519PrivateKey) -> Roster | None:
+def pinned_roster(
+    folder: SiteFolder, site: str, identity: Ed25519PrivateKey, today: dt.date
+) -> Roster | None:
+    """Return the roster that this site pinned, None before the first.
+
+    Raises:
+        ProtocolError: `r_3_own_key` or `r_4_dates`: it does not hold for this site now.
+    """
     if not folder.roster.exists():
         return None
     # Its signatures were checked when it was pinned; that it is ours and of today, each time.
     roster = signed_roster_from_json(read_private(folder.roster).decode()).roster
     if roster.public(roster.position(site)) != identity.public_key().public_bytes_raw():
         raise ProtocolError("r_3_own_key", "the roster names another key for this site")
-    today = dt.datetime.now(dt.UTC).date().isoformat()
-    if not roster.valid_from <= today <= roster.valid_to:
+    if not roster.valid_from <= today.isoformat() <= roster.valid_to:
         raise ProtocolError("r_4_dates", "the roster is not valid today")
     return roster
 

@@ -8,6 +8,7 @@ imported once. Whatever goes wrong leaves as a code of constant size.
 from __future__ import annotations
 
 import argparse
+import importlib
 import logging
 import signal
 import sys
@@ -174,6 +175,8 @@ def main(arguments: Sequence[str]) -> int:
     teller = Teller(hello=site.hello, policy=lambda: site.gate.known, hold_s=_HOLD_S)
     run = client_app(lambda context: site.node, teller)
     _log.info("the site %s is ready", site.name)
+    # What prices noise takes most of a second to load: while nobody waits.
+    threading.Thread(target=importlib.import_module, args=("dp_accounting",), daemon=True).start()
 
     def admit(task: TaskInput) -> None:
         site.admit(task.bundle, task.context.run_config)

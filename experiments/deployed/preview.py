@@ -13,7 +13,7 @@ from collections.abc import Callable
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.serverapp import Grid
 
-from ...fl_client.app import Teller, client_app
+from ...fl_client.app import Hello, Teller, client_app
 from ...fl_client.node import Node
 from ...fl_server.app import server_app
 from ...fl_server.coordinator import run_plan
@@ -72,7 +72,7 @@ def preview(plan: Plan, schema: Schema, *, site: str, patients: int, rows: int) 
         return nodes[str(context.node_config["site"])]
 
     carried: list[Carried] = []
-    teller = Teller(hello=lambda sha256: {"roster": plan.roster, "plan": "approved"})
+    teller = Teller(hello=lambda sha256: Hello(roster=plan.roster))
     app = client_app(node_of, teller)
     grid = InProcessGrid(app, plan.sites, watch=_recorder(site, carried))
     rounds: list[int] = []

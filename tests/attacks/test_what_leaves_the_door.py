@@ -99,6 +99,16 @@ def put_on_the_wire(tree: ast.Module) -> set[str]:
     return found
 
 
+def put_into_records(tree: ast.Module) -> set[str]:
+    """Every value that is set by key, `record[key] = value`."""
+    sets = (node for node in ast.walk(tree) if isinstance(node, ast.Assign))
+    return {
+        ast.unparse(node.value)
+        for node in sets
+        if any(isinstance(target, ast.Subscript) for target in node.targets)
+    }
+
+
 def said_no_with(tree: ast.Module) -> set[str]:
     """Every code that a module refuses with, as source text."""
     calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call))
@@ -112,7 +122,9 @@ ALLOWED_ON_THE_WIRE = {
     "exit_code",  # which kind of error the code is
     "sha256",  # of the plan, which the coordinator sent
     "site",  # the name that the coordinator enrolled it under
-    "roster()",  # the hash of a roster that every member has
+    "told.roster",  # the hash of a roster that every member has
+    "told.plan",  # where a plan stands: one of the ten words of `Approvals`
+    "self.teller.policy()",  # the hash of the policy in force
     "code.ljust(48)[:48]",
 }
 
@@ -129,9 +141,9 @@ def test_only_the_door_makes_outgoing_numbers() -> None:
 
 def test_the_app_puts_nothing_on_the_wire_but_releases_and_codes() -> None:
     app = dict(sources())["app.py"]
-    assert put_on_the_wire(app) == ALLOWED_ON_THE_WIRE
+    assert put_on_the_wire(app) | put_into_records(app) == ALLOWED_ON_THE_WIRE
     assert ast.unparse(app).count("refusal(error.code, error.exit_code)") == 1
-    assert said_no_with(app) == {"error.code", "'site_error'"}
+    assert said_no_with(app) == {"error.code", "'site_error'", "DATA_REFUSED"}
     assert said_no_with(dict(sources())["worker.py"]) == {"refused.code", "'site_error'"}
     for name, tree in sources():
         if name != "app.py":
@@ -393,6 +405,8 @@ def test_an_error_leaves_as_a_code_and_nothing_else(failure: Exception) -> None:
     assert leaks(refused[0]) == []
     assert set(refused[0].content) == {"refused"}
     expected = getattr(failure, "code", "site_error")[:48]
+    if isinstance(failure, DataError):  # which rule of the records it was stays at the site
+        expected = "data_refused"
     assert str(refused[0].content.config_records["refused"]["code"]).strip() == expected
 
 
@@ -629,6 +643,8 @@ def test_a_smaller_sensitivity_gets_the_plans_noise_all_the_same() -> None:
 
 class NoneMayLeave:
     """The strictest rules of a site."""
+
+    counts_classes = False
 
     def check(self, contribution: Contribution) -> None:
         raise PolicyError("too_few_patients", "the site's rules")

@@ -22,7 +22,7 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 
 from fedcohort.experiments.simulation.federate import federate, simulated_node
 from fedcohort.experiments.simulation.local_grid import InProcessGrid
-from fedcohort.fl_client.app import client_app, refusal
+from fedcohort.fl_client.app import Hello, Teller, client_app, refusal
 from fedcohort.fl_client.node import Node
 from fedcohort.fl_server import gathering
 from fedcohort.fl_server.coordinator_setup import CoordinatorSetup
@@ -109,7 +109,7 @@ class Federation(InProcessGrid):
         self.kill_at = 10**9
         self._client = client_app(
             lambda context: self.hospitals[str(context.node_config["site"])],
-            roster=lambda: self.plan.roster,
+            Teller(hello=lambda plan_sha256: Hello(roster=self.plan.roster)),
         )
         for site in SITES:
             self.restart(site)

@@ -52,7 +52,7 @@ from fedcohort.fl_client.app import PHASES, client_app
 from fedcohort.fl_client.door import NoDisclosureRules, SiteTerms
 from fedcohort.fl_client.gate import PlanGate
 from fedcohort.fl_client.node import Node
-from fedcohort.fl_client.app import Teller
+from fedcohort.fl_client.app import Hello, Teller
 from fedcohort.fl_client.site import cohort_of
 from fedcohort.fl_client.site_data import SiteData
 from fedcohort.fl_client.site_folder import SiteFolder
@@ -92,7 +92,7 @@ def fresh(context):
                       session=session, roster=roster.sha256.hex())
     node = Node(site=site, cohort=lambda plan: cohort_of(policy, data, plan),
                 terms=lambda plan: terms, gate=PlanGate(lambda plan: True))
-    teller = Teller(hello=lambda plan: {"roster": terms.roster})
+    teller = Teller(hello=lambda plan: Hello(roster=terms.roster))
     return folder, client_app(lambda context: node, teller)
 
 

@@ -114,6 +114,7 @@ def test_the_standard_error_is_the_spread_of_patients_and_noise_drawn_again(kind
         assert np.mean(errors) == pytest.approx(np.std(values), rel=0.15)
         # Noise drags no figure anywhere: the mean of 400 stays within five of its errors.
         exact = histogram_figures(truth).discrimination.value
+        assert exact is not None
         assert abs(np.mean(values) - exact) < 5 * np.std(values) / 20 + 0.002
 
 

@@ -32,7 +32,7 @@ from fedcohort.privacy.secagg.roster import Member, Roster, SignedRoster
 from fedcohort.privacy.secagg.roster_file import signed_roster_to_json
 from fedcohort.study.analysis import State
 from fedcohort.study.bundle import bundle_bytes, bundle_sha256
-from fedcohort.study.plan import Plan, PrivacyTerms, analysis_of
+from fedcohort.study.plan import Plan, PrivacyTerms, analysis_of, model_of
 from fedcohort.study.rounds import terms_for
 from fedcohort.study.submission import sign_submission
 
@@ -138,16 +138,16 @@ def events(hospital: Any) -> list[str]:
 
 def test_a_plan_runs_when_two_people_approved_it_and_not_before(hospital: Any) -> None:
     site, plan = open_site(hospital.folder), plan_for(hospital)
-    assert site.hello(plan.sha256)["plan"] == "unknown"
+    assert site.hello(plan.sha256).plan == "unknown"
     assert code_of(lambda: proposed(site, plan)) == "plan_not_approved"
-    assert site.hello(plan.sha256)["plan"] == "checked"
+    assert site.hello(plan.sha256).plan == "checked"
     hospital.approve(plan, "zhang.w")
     assert code_of(lambda: proposed(site, plan)) == "one_person"
     hospital.approve(plan, "li.m")
-    assert site.hello(plan.sha256)["plan"] == "approved"
+    assert site.hello(plan.sha256).plan == "approved"
     assert proposed(site, plan) == plan.sha256
     assert report(site, plan).vector.shape == (analysis_of(plan).size(analysis_of(plan).initial()),)
-    assert site.hello(plan.sha256)["plan"] == "running"
+    assert site.hello(plan.sha256).plan == "running"
     site.node.close(plan.sha256, {"theta": np.arange(3.0)})
     kept = json.loads((hospital.folder.results / f"{plan.sha256}.json").read_text())
     assert [float(text) for text in kept["arrays"]["theta"]["values"]] == [0.0, 1.0, 2.0]
@@ -233,10 +233,10 @@ def test_a_withdrawal_counts_from_the_next_round_and_is_logged(hospital: Any) ->
     token = patient.split(",")[0]
     (hospital.folder.root / "opt-out.txt").write_text(f" {token.upper()} \n")
     assert (report(site, plan).vector == everybody).all()  # what was made is handed over again
+    size = model_of(plan.parameters["model"]).size
     later = State(
         round=1,
-        arrays={"theta": np.zeros(analysis_of(plan).model.size), "count": np.ones(1),
-                "mean": np.zeros(analysis_of(plan).model.size)},
+        arrays={"theta": np.zeros(size), "count": np.ones(1), "mean": np.zeros(size)},
     )  # fmt: skip
     analysis = analysis_of(plan)
     terms = terms_for(plan, analysis, later, "00" * 16)

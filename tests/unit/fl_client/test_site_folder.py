@@ -19,6 +19,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
@@ -39,6 +40,9 @@ from fedcohort.privacy.errors import ConfigError, FedCohortError, PolicyError
 from fedcohort.privacy.ledger.charges import Opening
 from fedcohort.privacy.ledger.store import SqliteLedger
 from fedcohort.privacy.secagg.identity import load_identity
+from fedcohort.privacy.secagg.roster import Member, Roster, SignedRoster
+from fedcohort.privacy.secagg.roster_file import signed_roster_to_json
+from fedcohort.study.bundle import bundle_sha256
 from fedcohort.study.plan import Plan
 
 NOW = dt.datetime.now(dt.UTC)
@@ -331,9 +335,29 @@ def ready(site: Path, coordinator: Coordinator, hospital: Any, monkeypatch: Any)
         unnoised=False,
     )
     SqliteLedger.create(site / "ledger.sqlite", opening).dispose()
+    (site / "roster.json").write_text(roster_of(site))
     for path in site.rglob("*"):
         path.chmod(0o700 if path.is_dir() else 0o600)
     return site
+
+
+def roster_of(site: Path) -> str:
+    identities = {name: Ed25519PrivateKey.generate() for name in ("h01", "h02")}
+    identities["h03"] = load_identity(site / "identity.pem")
+    roster = Roster(
+        federation="f",
+        version=1,
+        suite=1,
+        members=tuple(
+            Member(name=name, public=key.public_key().public_bytes_raw())
+            for name, key in identities.items()
+        ),
+        coordinator=bytes([7]) * 32,
+        colluders=1,
+        valid_from=(NOW.date() - dt.timedelta(days=9)).isoformat(),
+        valid_to=(NOW.date() + dt.timedelta(days=9)).isoformat(),
+    )
+    return signed_roster_to_json(SignedRoster.sign(roster, identities))
 
 
 def write_policy(
@@ -341,7 +365,10 @@ def write_policy(
 ) -> Policy:
     fingerprint = coordinator.ca.fingerprint(hashes.SHA256()).hex()
     text = hospital.edited(
-        ("coord.example:443", coordinator.address), ("cd" * 32, fingerprint), *edits
+        ("coord.example:443", coordinator.address),
+        ("cd" * 32, fingerprint),
+        ("ab" * 32, bundle_sha256()),
+        *edits,
     )
     (site / "policy.yaml").write_text(text)
     policy = Policy.parse(text)
@@ -356,7 +383,7 @@ def test_a_site_that_is_ready_passes_every_check(ready: Path) -> None:
     found = checks(ready)
     assert {name: (one.outcome, one.detail) for name, one in found.items()
             if one.outcome != "pass"} == {}  # fmt: skip
-    assert len(found) == 16
+    assert len(found) == 18
     assert float(found["clock"].detail.split(" s ")[0]) <= 2
 
 
@@ -364,7 +391,7 @@ def test_every_failure_has_a_remedy_and_stops_no_other_check(tmp_path: Path) -> 
     init(tmp_path / "site", "h03")
     (tmp_path / "site" / "policy.yaml").unlink()
     found = checks(tmp_path / "site", environment={})
-    assert len(found) == 16
+    assert len(found) == 18
     failed = {name for name, one in found.items() if one.outcome == "fail"}
     assert failed == {"flower switches", "policy", "CA dates"}
     assert all(found[name].remedy for name in failed)
@@ -380,6 +407,13 @@ BREAK: list[tuple[str, Callable[[Path], object]]] = [
     ("policy signatures", lambda site: (site / "policy.signatures.json").unlink()),
     ("pinned CA", lambda site: (site / "ca.crt").write_text("no certificate")),
     ("CA dates", lambda site: (site / "ca.crt").unlink()),
+    (
+        "release",
+        lambda site: (site / "policy.yaml").write_text(
+            (site / "policy.yaml").read_text().replace(bundle_sha256(), "ef" * 32)
+        ),
+    ),
+    ("roster", lambda site: (site / "roster.json").unlink()),
     ("ledger", lambda site: (site / "ledger.sqlite").unlink()),
     ("ledger", lambda site: (site / "ledger.sqlite.head").unlink()),
     ("audit log", lambda site: (site / "audit.jsonl").write_text("{}\n")),

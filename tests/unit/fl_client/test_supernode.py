@@ -4,30 +4,34 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from fedcohort.fl_client import flower_compat
+from fedcohort.fl_client.flower_compat import NodeGoneError, _NoEndlessPull
 from fedcohort.fl_client.node_key import create_node_key, node_public_key
-from fedcohort.fl_client.site_setup import SiteSetup
+from fedcohort.fl_client.policy import Policy
+from fedcohort.fl_client.site_folder import init
 from fedcohort.fl_client.supernode import check_arguments
 from fedcohort.fl_client.supervisor import site_services
+from fedcohort.hosting import Service
 from fedcohort.privacy.errors import ConfigError, PolicyError
+
+Services = tuple[Service, Service]
 
 
 @pytest.fixture
-def setup(tmp_path: Path) -> SiteSetup:
-    tmp_path.chmod(0o700)
-    return SiteSetup(
-        folder=tmp_path, site="a", data="t.csv", superlink="c.example:443", runtime_port=9094
-    )
+def setup(tmp_path: Path) -> Services:
+    made = init(tmp_path / "site", "a")
+    return site_services(made.folder, Policy.read(made.folder.policy), 9094)
 
 
-def node_arguments(setup: SiteSetup) -> list[str]:
-    return list(site_services(setup)[0].command)[3:]
+def node_arguments(setup: Services) -> list[str]:
+    return list(setup[0].command)[3:]
 
 
-def test_the_nodes_arguments_are_those_it_must_have(setup: SiteSetup) -> None:
+def test_the_nodes_arguments_are_those_it_must_have(setup: Services) -> None:
     check_arguments(node_arguments(setup))
 
 
@@ -35,7 +39,7 @@ def test_the_nodes_arguments_are_those_it_must_have(setup: SiteSetup) -> None:
     "name",
     ["--root-certificates", "--auth-supernode-private-key", "--superexec-auth-secret-file"],
 )
-def test_a_node_without_tls_key_or_secret_is_not_started(setup: SiteSetup, name: str) -> None:
+def test_a_node_without_tls_key_or_secret_is_not_started(setup: Services, name: str) -> None:
     arguments = node_arguments(setup)
     at = arguments.index(name)
     with pytest.raises(ConfigError) as refused:
@@ -46,19 +50,19 @@ def test_a_node_without_tls_key_or_secret_is_not_started(setup: SiteSetup, name:
 @pytest.mark.parametrize(
     "more", [["--insecure"], ["--allow-runtime-dependency-installation"], ["--insecure=1"]]
 )
-def test_nothing_that_weakens_it_is_passed_on(setup: SiteSetup, more: list[str]) -> None:
+def test_nothing_that_weakens_it_is_passed_on(setup: Services, more: list[str]) -> None:
     with pytest.raises(ConfigError):
         check_arguments([*node_arguments(setup), *more])
 
 
-def test_a_node_that_would_run_code_itself_is_not_started(setup: SiteSetup) -> None:
+def test_a_node_that_would_run_code_itself_is_not_started(setup: Services) -> None:
     arguments = [("subprocess" if a == "process" else a) for a in node_arguments(setup)]
     with pytest.raises(ConfigError):
         check_arguments(arguments)
 
 
-def test_every_switch_is_off_and_only_the_worker_sees_the_folder(setup: SiteSetup) -> None:
-    node, worker = site_services(setup)
+def test_every_switch_is_off_and_only_the_worker_sees_the_folder(setup: Services) -> None:
+    node, worker = setup
     for service in (node, worker):
         assert service.environment["FLWR_TELEMETRY_ENABLED"] == "0"
         assert service.environment["FLWR_DISABLE_UPDATE_CHECK"] == "1"
@@ -102,3 +106,22 @@ def test_a_nodes_key_is_read_back_and_never_overwritten(tmp_path: Path) -> None:
     with pytest.raises(PolicyError) as refused:
         node_public_key(path)
     assert refused.value.code == "file_mode"
+
+
+def test_a_message_that_stops_coming_is_given_up() -> None:
+    """Else a worker waits two hours for the rest of a message whose run has ended."""
+
+    class Client:
+        came = True
+
+        def PullObject(self, request: object) -> SimpleNamespace:  # noqa: N802
+            return SimpleNamespace(object_available=self.came)
+
+    client = Client()
+    patient, hasty = (_NoEndlessPull(client, stall) for stall in (60.0, 0.0))  # type: ignore[arg-type]
+    assert patient.PullObject(None).object_available
+    client.came = False
+    assert not patient.PullObject(None).object_available
+    time.sleep(0.01)
+    with pytest.raises(NodeGoneError):
+        hasty.PullObject(None)

@@ -13,7 +13,7 @@ import pytest
 
 from fedcohort.fl_client.joining import join, sign_roster
 from fedcohort.fl_client.site import pin_roster
-from fedcohort.fl_client.site_setup import SiteSetup
+from fedcohort.fl_client.site_folder import SiteFolder, init
 from fedcohort.fl_server import enrolment
 from fedcohort.fl_server.coordinator_folder import init_coordinator
 from fedcohort.fl_server.coordinator_setup import CoordinatorSetup, read_coordinator
@@ -68,14 +68,12 @@ def coordinator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CoordinatorS
 
 
 @pytest.fixture
-def site(tmp_path: Path) -> Callable[[str], SiteSetup]:
-    return lambda name: SiteSetup(
-        folder=tmp_path / name,
-        site=name,
-        data="heart-disease",
-        superlink="coordinator.example:8443",
-        runtime_port=9094,
-    )
+def site(tmp_path: Path) -> Callable[[str], SiteFolder]:
+    def made(name: str) -> SiteFolder:
+        root = tmp_path / name
+        return SiteFolder(root) if root.exists() else init(root, name).folder
+
+    return made
 
 
 def code_of(call: Callable[[], object]) -> str:
@@ -85,7 +83,7 @@ def code_of(call: Callable[[], object]) -> str:
 
 
 def joined(
-    coordinator: CoordinatorSetup, site: Callable[[str], SiteSetup], name: str
+    coordinator: CoordinatorSetup, site: Callable[[str], SiteFolder], name: str
 ) -> JoinRequest:
     invitation = Invitation.from_json(invite(coordinator, name, today=TODAY).to_json())
     return JoinRequest.from_json(join(invitation, site(name), today=TODAY).to_json())
@@ -99,7 +97,7 @@ def test_a_coordinators_folder_is_read_back(coordinator: CoordinatorSetup) -> No
 
 
 def test_an_invitation_works_once(
-    coordinator: CoordinatorSetup, site: Callable[[str], SiteSetup]
+    coordinator: CoordinatorSetup, site: Callable[[str], SiteFolder]
 ) -> None:
     request = joined(coordinator, site, "north")
     number = enrol(coordinator, request, today=TODAY)
@@ -110,7 +108,7 @@ def test_an_invitation_works_once(
 
 def test_enrolling_goes_on_where_a_superlink_was_away(
     coordinator: CoordinatorSetup,
-    site: Callable[[str], SiteSetup],
+    site: Callable[[str], SiteFolder],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     request = joined(coordinator, site, "north")
@@ -136,7 +134,7 @@ def test_it_says_where_the_coordinator_is(coordinator: CoordinatorSetup) -> None
     assert Invitation.from_json(other.to_json()) == other
 
 
-def test_it_ends(coordinator: CoordinatorSetup, site: Callable[[str], SiteSetup]) -> None:
+def test_it_ends(coordinator: CoordinatorSetup, site: Callable[[str], SiteFolder]) -> None:
     invitation = invite(coordinator, "north", today=TODAY)
     late = TODAY + dt.timedelta(days=15)
     assert code_of(lambda: join(invitation, site("north"), today=late)) == "invitation_expired"
@@ -146,7 +144,7 @@ def test_it_ends(coordinator: CoordinatorSetup, site: Callable[[str], SiteSetup]
 
 
 def test_a_request_serves_nobody_else(
-    coordinator: CoordinatorSetup, site: Callable[[str], SiteSetup]
+    coordinator: CoordinatorSetup, site: Callable[[str], SiteFolder]
 ) -> None:
     north, west = (joined(coordinator, site, name) for name in ("north", "west"))
     stolen = replace(west, token=north.token)
@@ -159,15 +157,15 @@ def test_a_request_serves_nobody_else(
 
 
 def test_a_site_of_another_release_does_not_join(
-    coordinator: CoordinatorSetup, site: Callable[[str], SiteSetup]
+    coordinator: CoordinatorSetup, site: Callable[[str], SiteFolder]
 ) -> None:
     invitation = replace(invite(coordinator, "north", today=TODAY), bundle="0" * 64)
     assert code_of(lambda: join(invitation, site("north"), today=TODAY)) == "release_differs"
-    assert not site("north").folder.exists()
+    assert not site("north").ca.exists()
 
 
 def test_a_site_that_is_revoked_is_out_and_may_be_invited_again(
-    coordinator: CoordinatorSetup, site: Callable[[str], SiteSetup]
+    coordinator: CoordinatorSetup, site: Callable[[str], SiteFolder]
 ) -> None:
     enrol(coordinator, joined(coordinator, site, "north"), today=TODAY)
     assert code_of(lambda: invite(coordinator, "north", today=TODAY)) == "site_enrolled"
@@ -214,35 +212,40 @@ class TestARoster:
 
     @pytest.fixture
     def sites(
-        self, coordinator: CoordinatorSetup, site: Callable[[str], SiteSetup]
-    ) -> dict[str, SiteSetup]:
+        self, coordinator: CoordinatorSetup, site: Callable[[str], SiteFolder]
+    ) -> dict[str, SiteFolder]:
         for name in SITES:
             enrol(coordinator, joined(coordinator, site, name), today=TODAY)
         return {name: site(name) for name in SITES}
 
     def test_it_is_in_force_when_every_member_signed_it(
-        self, coordinator: CoordinatorSetup, sites: dict[str, SiteSetup]
+        self, coordinator: CoordinatorSetup, sites: dict[str, SiteFolder]
     ) -> None:
         draft = signed_roster_to_json(draft_roster(coordinator, today=TODAY))
         done = [
-            add_signature(coordinator, sign_roster(setup, draft), today=TODAY)
-            for setup in sites.values()
+            add_signature(coordinator, sign_roster(folder, name, draft), today=TODAY)
+            for name, folder in sites.items()
         ]
         assert done == [False, False, True]
         text = coordinator.roster.read_text(encoding="utf-8")
-        pinned = {pin_roster(setup, text, today=TODAY).sha256 for setup in sites.values()}
+        pinned = {
+            pin_roster(folder, name, text, today=TODAY).sha256 for name, folder in sites.items()
+        }
         assert len(pinned) == 1
 
     def test_a_site_pins_none_that_a_member_did_not_sign(
-        self, coordinator: CoordinatorSetup, sites: dict[str, SiteSetup]
+        self, coordinator: CoordinatorSetup, sites: dict[str, SiteFolder]
     ) -> None:
         draft = signed_roster_to_json(draft_roster(coordinator, today=TODAY))
-        signed = sign_roster(sites["north"], draft)
-        assert code_of(lambda: pin_roster(sites["north"], signed, today=TODAY)) == "r_1_quorum"
+        signed = sign_roster(sites["north"], "north", draft)
+        assert (
+            code_of(lambda: pin_roster(sites["north"], "north", signed, today=TODAY))
+            == "r_1_quorum"
+        )
         assert not sites["north"].roster.exists()
 
     def test_a_site_signs_none_with_another_key_or_coordinator(
-        self, coordinator: CoordinatorSetup, sites: dict[str, SiteSetup]
+        self, coordinator: CoordinatorSetup, sites: dict[str, SiteFolder]
     ) -> None:
         draft = draft_roster(coordinator, today=TODAY)
         members = [
@@ -254,21 +257,21 @@ class TestARoster:
             (replace(draft.roster, coordinator=bytes([8]) * 32), "r_3_coordinator"),
         ):
             text = signed_roster_to_json(replace(draft, roster=roster))
-            assert code_of(partial(sign_roster, sites["north"], text)) == code
+            assert code_of(partial(sign_roster, sites["north"], "north", text)) == code
 
     def test_what_people_read_is_what_was_signed(
-        self, coordinator: CoordinatorSetup, sites: dict[str, SiteSetup]
+        self, coordinator: CoordinatorSetup, sites: dict[str, SiteFolder]
     ) -> None:
         shown = json.loads(signed_roster_to_json(draft_roster(coordinator, today=TODAY)))
         shown["roster"]["colluders"] = 0
         text = json.dumps(shown)
-        assert code_of(lambda: sign_roster(sites["north"], text)) == "roster_unreadable"
+        assert code_of(lambda: sign_roster(sites["north"], "north", text)) == "roster_unreadable"
 
     def test_a_signature_under_another_roster_does_not_count(
-        self, coordinator: CoordinatorSetup, sites: dict[str, SiteSetup]
+        self, coordinator: CoordinatorSetup, sites: dict[str, SiteFolder]
     ) -> None:
         old = signed_roster_to_json(draft_roster(coordinator, today=TODAY, days=10))
-        signed = sign_roster(sites["north"], old)
+        signed = sign_roster(sites["north"], "north", old)
         draft_roster(coordinator, today=TODAY)
         with pytest.raises(ProtocolError) as refused:
             add_signature(coordinator, signed, today=TODAY)

@@ -32,6 +32,7 @@ class Sum:
     patients: int
     total: NDArray[np.float64]
     classes: Classes | None = None
+    is_table: bool = False
 
 
 def code_of(act: Callable[[], object]) -> str:
@@ -40,8 +41,7 @@ def code_of(act: Callable[[], object]) -> str:
     return error.value.code
 
 
-TRAINING = SiteRules(minimums=Minimums(), form="training", parameters=5)
-TABLE = SiteRules(minimums=Minimums(), form="table")
+TRAINING = SiteRules(minimums=Minimums(), parameters=5)
 HALVES = Classes(outcome=(100, 100))
 
 
@@ -57,7 +57,7 @@ def test_the_defaults_are_the_documented_ones() -> None:
 
 def test_a_sum_of_enough_patients_passes() -> None:
     TRAINING.check(Sum(200, np.zeros(5), HALVES))
-    TABLE.check(Sum(50, np.array([10.0, 40.0, 0.0])))
+    TRAINING.check(Sum(50, np.array([10.0, 40.0, 0.0]), is_table=True))
 
 
 @pytest.mark.parametrize(
@@ -74,17 +74,17 @@ def test_a_sum_of_enough_patients_passes() -> None:
          "disclosure_class"),
         (TRAINING, Sum(200, np.zeros(5), Classes(outcome=(100, 100), features=((9, 96, 95),))),
          "disclosure_class"),
-        (SiteRules(minimums=Minimums(), form="training", parameters=21),
+        (SiteRules(minimums=Minimums(), parameters=21),
          Sum(200, np.zeros(21), HALVES), "disclosure_ratio"),
-        (SiteRules(minimums=Minimums(), form="training"), Sum(200, np.zeros(5), HALVES),
+        (SiteRules(minimums=Minimums()), Sum(200, np.zeros(5), HALVES),
          "disclosure_ratio"),
-        (TABLE, Sum(49, np.array([49.0])), "disclosure_cohort"),
-        (TABLE, Sum(50, np.array([9.0, 41.0])), "disclosure_cell"),
-        (TABLE, Sum(50, np.array([1.0, 49.0])), "disclosure_cell"),
-        (TABLE, Sum(50, np.array([49.5, 10.0])), "disclosure_cell"),
-        (TABLE, Sum(50, np.array([-10.0, 60.0])), "disclosure_cell"),
-        (TABLE, Sum(50, np.array([np.nan, 60.0])), "disclosure_cell"),
-        (TABLE, Sum(50, np.array([np.inf, 60.0])), "disclosure_cell"),
+        (TRAINING, Sum(49, np.array([49.0]), is_table=True), "disclosure_cohort"),
+        (TRAINING, Sum(50, np.array([9.0, 41.0]), is_table=True), "disclosure_cell"),
+        (TRAINING, Sum(50, np.array([1.0, 49.0]), is_table=True), "disclosure_cell"),
+        (TRAINING, Sum(50, np.array([49.5, 10.0]), is_table=True), "disclosure_cell"),
+        (TRAINING, Sum(50, np.array([-10.0, 60.0]), is_table=True), "disclosure_cell"),
+        (TRAINING, Sum(50, np.array([np.nan, 60.0]), is_table=True), "disclosure_cell"),
+        (TRAINING, Sum(50, np.array([np.inf, 60.0]), is_table=True), "disclosure_cell"),
     ],
 )  # fmt: skip
 def test_a_sum_that_tells_too_much_is_refused_by_its_rule(
@@ -99,7 +99,7 @@ def test_a_feature_that_nobody_has_here_passes_and_an_outcome_does_not() -> None
 
 
 def test_the_cohort_of_a_training_is_the_larger_of_both_minimums() -> None:
-    rules = SiteRules(minimums=Minimums(min_cohort=300), form="training", parameters=1)
+    rules = SiteRules(minimums=Minimums(min_cohort=300), parameters=1)
     assert code_of(lambda: rules.check(Sum(299, np.zeros(1), HALVES))) == "disclosure_cohort"
 
 
