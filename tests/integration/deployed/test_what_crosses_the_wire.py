@@ -172,7 +172,7 @@ def test_a_masked_run_sends_known_records_and_masked_words_alone(wire: Wire) -> 
         assert set(request.headers) - own <= HEADERS, request.headers
         _ = request.decoded
         if request.path.endswith("/push-object"):
-            assert request.decoded.object_content.split(b",")[0].decode() in OBJECTS
+            assert request.decoded.object_content.split(b" ")[0].decode() in OBJECTS
     vectors = []
     for message in wire.replies(since):
         assert not message.has_error()
@@ -180,10 +180,10 @@ def test_a_masked_run_sends_known_records_and_masked_words_alone(wire: Wire) -> 
         assert not message.content.metric_records
         for name, record in message.content.config_records.items():
             assert set(record) <= KEYS[name]
-        for record in message.content.array_records.values():
-            assert set(record) == {"sum"}
-            vectors.append(record["sum"].numpy())
-    analysis = analysis_of(plan)
+        for arrays in message.content.array_records.values():
+            assert set(arrays) == {"sum"}
+            vectors.append(arrays["sum"].numpy())
+    analysis: Any = analysis_of(plan)
     sizes = sorted(vector.size for vector in vectors)
     expected = sorted(3 * [1, *2 * [analysis.model.size]])  # a count, then two gradients
     assert sizes == expected
@@ -241,7 +241,7 @@ def noisy(plan: Plan) -> Plan:
     return replace(plan, privacy=privacy, parameters={**plan.parameters, "clip": 1.0})
 
 
-PLANTED: dict[str, tuple[Callable[[Path], None], str]] = {
+PLANTED: dict[str, tuple[Callable[[Path], object], str]] = {
     "a name where the outcome is": (text_of("data/extract.csv", outcome_is_a_name), "data_refused"),
     "a number for a column": (
         text_of("data/extract.csv", lambda t: t.replace("patient_id", NUMBER)),
