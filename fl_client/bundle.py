@@ -21,10 +21,9 @@ from ..study.bundle import (
     PROJECT_FILE,
     RUN_CONFIG,
     SERVER_COMPONENT,
-    bundle_sha256,
 )
 
-__all__ = ["MAX_BUNDLE_BYTES", "check_bundle", "default_allow_list", "inspect_bundle"]
+__all__ = ["MAX_BUNDLE_BYTES", "check_bundle", "inspect_bundle"]
 
 MAX_BUNDLE_BYTES = 16 * 2**10  # 16 KiB; ours has 1
 _START = b"PK\x03\x04"
@@ -34,11 +33,6 @@ _LINK = 0o120000
 _PROJECT_KEYS = {"name", "version", "description", "license", "dependencies"}
 _APP_KEYS = {"publisher", "components", "config", "fab-include"}
 _CODE = (".py", ".pyc", ".pyd", ".pth", ".so", ".sh", ".egg", ".whl", ".dll", ".pyx", ".ipynb")
-
-
-def default_allow_list() -> frozenset[str]:
-    """Return the bundle of the installed release, alone."""
-    return frozenset({bundle_sha256()})
 
 
 def check_bundle(content: bytes, allowed: Collection[str]) -> str:

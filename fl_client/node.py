@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from ..privacy.accounting import BOUND, epsilon_of_event
-from ..privacy.errors import FedCohortError, PolicyError, ProtocolError
+from ..privacy.errors import DisclosureError, FedCohortError, PolicyError, ProtocolError
 from ..privacy.ledger.charges import Ledger
 from ..study.analysis import Analysis, Contribution, State, Vector
 from ..study.cohort import Cohort
@@ -220,6 +220,7 @@ class _Study:
         known = memory.recall()  # of a life before this one
         self._attempt = None if known is None else known.attempt
         self._next_round = 0 if known is None else known.next_round
+        self._patients = 0 if known is None else known.patients
         if known is not None and known.vector is not None:
             before = Prepared(vector=known.vector, charge_id=known.charge_id)
             self._prepared = known.terms_sha256, before
@@ -265,7 +266,7 @@ class _Study:
                 raise ProtocolError("no_session", "the plan masks sums and this site cannot")
             self._site.session.open_round(round_plan, expected_round(self.plan, terms))
         if self._prepared is None or not again:
-            cohort = self._gate.present(self.plan, self._cohort)
+            cohort = self._present()
             # Asked once, whatever comes of it: a failure is paid for, and never free to repeat.
             if self.plan.privacy is not None:
                 self._next_round = terms.round + 1
@@ -276,6 +277,23 @@ class _Study:
         answer = hand_over(self._prepared[1], self.plan, self._site)
         self._answered = asked, answer
         return answer
+
+    def _present(self) -> Cohort:
+        """Return the cohort without those who said no since.
+
+        Raises:
+            DisclosureError: `cohort_changed`: exact sums with and without somebody, near one
+                state, tell of that one.
+        """
+        cohort = self._gate.present(self.plan, self._cohort)
+        if self.plan.privacy is None and self._patients not in (0, cohort.patients):
+            raise DisclosureError(
+                "cohort_changed",
+                "somebody withdrew in the middle of a plan without noise",
+                hint="The withdrawal holds; the plan ends here. Ask for a new one.",
+            )
+        self._patients = cohort.patients
+        return cohort
 
     def _prepare(self, terms: RoundTerms, state: State, cohort: Cohort) -> Prepared:
         paid = pay(self._analysis, terms, self.plan, self._site)
@@ -303,6 +321,7 @@ class _Study:
                 terms_sha256=terms.sha256,
                 vector=prepared.vector,
                 charge_id=prepared.charge_id,
+                patients=self._patients,
             )
         )
 

@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Mapping
 
 from ..hosting import private_folder, replace_file, write_new
-from ..privacy.errors import FedCohortError, PolicyError
+from ..privacy.errors import FedCohortError, PolicyError, ProtocolError
 from ..privacy.ledger.book import Book
 from ..study.analysis import Vector
 from ..study.cohort import Cohort
@@ -32,6 +32,7 @@ from .site_folder import SiteFolder
 __all__ = ["RESULT_FORMAT", "SiteGate", "in_force"]
 
 RESULT_FORMAT = "fedcohort.site_result/1"
+_MOST_NUMBERS = 20_000_000  # of a result that is kept: none of our models comes near
 
 
 def in_force(folder: SiteFolder) -> Policy:
@@ -162,6 +163,10 @@ class SiteGate:
     def closed(self, plan_sha256: str, result: Mapping[str, Vector]) -> None:
         """See `Gate.closed`: the result is kept for `fedcohort site results`."""
         self.audit.append("plan_closed", self.known, plan_sha256=plan_sha256)
+        if sum(array.size for array in result.values()) > _MOST_NUMBERS:
+            raise ProtocolError(
+                "result_too_large", f"a result has at most {_MOST_NUMBERS:,} numbers"
+            )
         self._data.pop(plan_sha256, None)
         self._opt_outs.pop(plan_sha256, None)
         plan = self._folder.plan(plan_sha256)

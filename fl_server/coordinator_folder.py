@@ -22,7 +22,6 @@ from ..hosting import (
 )
 from ..privacy.errors import PolicyError
 from ..privacy.secagg.identity import create_identity, load_identity
-from ..study.bundle import bundle_bytes
 from .coordinator_setup import CoordinatorSetup, read_coordinator
 from .pki import create_pki
 
@@ -49,7 +48,6 @@ def init_coordinator(setup: CoordinatorSetup) -> None:
     create_pki(setup.pki, names, federation=setup.federation)
     write_new(setup.secret, secrets.token_bytes(48))
     create_identity(setup.identity)
-    write_new(setup.folder / "bundle.fab", bundle_bytes())
     for folder in (setup.plans, setup.runs, setup.logs):
         private_folder(folder)
 

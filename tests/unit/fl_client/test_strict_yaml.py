@@ -135,9 +135,12 @@ BOMB = "a0: &a0 [x]\n" + "".join(
     ],
 )
 def test_a_file_that_would_grow_is_refused_before_it_does(text: str) -> None:
-    started = time.process_time()  # other processes of this machine do not count
-    refusal(text)
-    assert time.process_time() - started < 0.1
+    took = []
+    for _ in range(3):  # the collector may run in one of them, for the other tests' garbage
+        started = time.process_time()  # other processes of this machine do not count
+        refusal(text)
+        took.append(time.process_time() - started)
+    assert min(took) < 0.1
 
 
 def test_the_bomb_is_one() -> None:  # the positive control

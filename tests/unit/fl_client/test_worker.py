@@ -8,11 +8,11 @@ import pytest
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 
 from fedcohort.experiments.simulation.flower_compat import new_run, over_the_wire, stamped
-from fedcohort.fl_client.bundle import check_bundle, default_allow_list
+from fedcohort.fl_client.bundle import check_bundle
 from fedcohort.fl_client.flower_compat import NodeGoneError, TaskInput
 from fedcohort.fl_client.worker import Worker, app
 from fedcohort.privacy.errors import PolicyError
-from fedcohort.study.bundle import bundle_bytes
+from fedcohort.study.bundle import bundle_bytes, bundle_sha256
 
 PATIENT = "patient 张三, born 1950, is dead"
 
@@ -72,7 +72,7 @@ class App:
 
 def worker(tasks: FakeTasks, run: App, stop: threading.Event | None = None) -> Worker:
     def admit(task: TaskInput) -> None:
-        check_bundle(task.bundle, default_allow_list())
+        check_bundle(task.bundle, {bundle_sha256()})
 
     return Worker(tasks, run, admit=admit, stop=stop or threading.Event())
 
