@@ -189,7 +189,8 @@ class _Reply:
             time.sleep(max(0.0, came + due - time.monotonic()))
 
 
-def refusal(code: str, exit_code: int) -> RecordDict:
-    """Return a no: a code of constant length, and nothing else."""
+def refusal(code: str, exit_code: int, policy: str = NO_POLICY) -> RecordDict:
+    """Return a no: a code of constant length and the policy's hash, and nothing else."""
     # Padded: the length of a refusal says nothing.
-    return RecordDict({"refused": ConfigRecord({"code": code.ljust(48)[:48], "exit": exit_code})})
+    said = ConfigRecord({"code": code.ljust(48)[:48], "exit": exit_code, "policy": policy})
+    return RecordDict({"refused": said})

@@ -27,6 +27,7 @@ from ..hosting import follow_parent, read_private
 from ..privacy.errors import FedCohortError, ProtocolError
 from .app import Teller, client_app, refusal
 from .flower_compat import NodeGoneError, NodeLink, TaskInput
+from .gate import NO_POLICY
 from .node import Node
 from .site_folder import SiteFolder
 
@@ -72,6 +73,7 @@ class Worker:
         run: The ClientApp.
         admit: Refuses a task whose bundle or run this site does not allow, by raising.
         stop: Set from outside to end after the task at hand.
+        policy: The hash of the policy in force, hex: a no names it too.
     """
 
     def __init__(
@@ -81,11 +83,13 @@ class Worker:
         *,
         admit: Callable[[TaskInput], None],
         stop: threading.Event,
+        policy: Callable[[], str] = lambda: NO_POLICY,
     ) -> None:
         self._tasks = tasks
         self._run = run
         self._admit = admit
         self._stop = stop
+        self._policy = policy
         self._last_task = time.monotonic()
 
     def serve(self) -> None:
@@ -119,13 +123,14 @@ class Worker:
             self._admit(asked)
         except FedCohortError as refused:
             _log.warning("refused: %s (%s)", refused, refused.code)
-            return Message(refusal(refused.code, refused.exit_code), reply_to=asked.message)
+            content = refusal(refused.code, refused.exit_code, self._policy())
+            return Message(content, reply_to=asked.message)
         try:
             return self._run(asked.message, asked.context)
         except Exception as error:  # any text of a library may hold a patient's value
             where = "".join(traceback.format_tb(error.__traceback__))
             _log.error("a task failed at this site: %s\n%s", type(error).__name__, where)
-            content = refusal("site_error", ProtocolError.exit_code)
+            content = refusal("site_error", ProtocolError.exit_code, self._policy())
             return Message(content, reply_to=asked.message)
 
 
@@ -176,7 +181,7 @@ def main(arguments: Sequence[str]) -> int:
     def admit(task: TaskInput) -> None:
         site.admit(task.bundle, task.context.run_config)
 
-    Worker(link, run, admit=admit, stop=stop).serve()
+    Worker(link, run, admit=admit, stop=stop, policy=teller.policy).serve()
     site.close()
     link.close()
     return 0
