@@ -25,8 +25,6 @@ EVENTS = (
     "node_stopped",
     "policy_in_force",
     "policy_refused",
-    "plan_submitted",
-    "plan_checked",
     "plan_approved",
     "plan_refused",
     "plan_revoked",

@@ -163,14 +163,14 @@ class SiteGate:
     def closed(self, plan_sha256: str, result: Mapping[str, Vector]) -> None:
         """See `Gate.closed`: the result is kept for `fedcohort site results`."""
         self.audit.append("plan_closed", self.known, plan_sha256=plan_sha256)
-        if sum(array.size for array in result.values()) > _MOST_NUMBERS:
-            raise ProtocolError(
-                "result_too_large", f"a result has at most {_MOST_NUMBERS:,} numbers"
-            )
         self._data.pop(plan_sha256, None)
         self._opt_outs.pop(plan_sha256, None)
         plan = self._folder.plan(plan_sha256)
         Approvals(self._folder.approvals, in_force(self._folder)).mark(plan, "finished")
+        if sum(array.size for array in result.values()) > _MOST_NUMBERS:
+            raise ProtocolError(
+                "result_too_large", f"a result has at most {_MOST_NUMBERS:,} numbers"
+            )
         if result:
             document = {
                 "format": RESULT_FORMAT,
