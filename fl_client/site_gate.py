@@ -19,13 +19,13 @@ from ..privacy.ledger.book import Book
 from ..study.analysis import Vector
 from ..study.cohort import Cohort
 from ..study.plan import Plan
-from .approvals import Approvals
-from .audit_log import AuditLog
 from .gate import NO_POLICY
-from .opt_out import OptOut
-from .plan_check import check_plan, check_request, read_plan
-from .policy import Policy
-from .signatures import check_signed, pinned_approvers
+from .governance.approvals import Approvals
+from .governance.audit_log import AuditLog
+from .governance.opt_out import OptOut
+from .governance.plan_check import check_plan, check_request, read_plan
+from .governance.policy import Policy
+from .governance.signatures import check_signed, pinned_approvers
 from .site_data import SiteData
 from .site_folder import SiteFolder
 

@@ -19,7 +19,7 @@ from ..hosting import (
     stop_supervisor,
 )
 from ..privacy.ledger.store import SqliteLedger
-from .policy import Policy
+from .governance.policy import Policy
 from .site_folder import SiteFolder
 from .site_gate import in_force
 

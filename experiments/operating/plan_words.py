@@ -9,10 +9,10 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from ...fl_client.approvals import Approvals
-from ...fl_client.audit_log import AuditLog
-from ...fl_client.plan_check import check_plan
-from ...fl_client.policy import Policy
+from ...fl_client.governance.approvals import Approvals
+from ...fl_client.governance.audit_log import AuditLog
+from ...fl_client.governance.plan_check import check_plan
+from ...fl_client.governance.policy import Policy
 from ...fl_client.site_data import SiteData
 from ...fl_client.site_folder import SiteFolder
 from ...fl_client.site_gate import in_force

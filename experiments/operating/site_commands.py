@@ -175,7 +175,7 @@ def start_(
     ] = False,
 ) -> None:
     """Run the node until Ctrl-C or SIGTERM: Flower's SuperNode, and our worker beside it."""
-    from ...fl_client.audit_log import AuditLog
+    from ...fl_client.governance.audit_log import AuditLog
     from ...fl_client.supervisor import check_start, start_site
     from ...hosting import running_state
 
@@ -220,7 +220,7 @@ def stop_(folder: Site = Path()) -> None:
 @site.command("status")
 def status_(folder: Site = Path()) -> None:
     """Say whether the node runs, what holds, and what was done last. Exit 3 where it is down."""
-    from ...fl_client.audit_log import AuditLog
+    from ...fl_client.governance.audit_log import AuditLog
     from ...fl_client.site_gate import in_force
     from ...hosting import running_state
     from ...privacy.ledger.store import SqliteLedger

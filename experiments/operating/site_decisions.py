@@ -12,8 +12,8 @@ from ...privacy.errors import ConfigError, PolicyError
 from .options import Site, console, out_file, print_json, read_file, the_site, today
 
 if TYPE_CHECKING:
-    from ...fl_client.approvals import Approvals
-    from ...fl_client.policy import Policy
+    from ...fl_client.governance.approvals import Approvals
+    from ...fl_client.governance.policy import Policy
     from ...fl_client.site_folder import SiteFolder
 
 __all__ = ["add_decisions", "full_hash"]
@@ -57,8 +57,8 @@ def _approver_key(
 
 def _sign_policy(name: _As, key: _Key, folder: Site = Path(), yes: _Yes = False) -> None:
     """Sign policy.yaml as it stands; the second signature puts it in force."""
-    from ...fl_client.policy import Policy
-    from ...fl_client.signatures import pin, sign_policy
+    from ...fl_client.governance.policy import Policy
+    from ...fl_client.governance.signatures import pin, sign_policy
     from ...fl_client.site_folder import SiteFolder
     from ...privacy.secagg.identity import load_identity
 
@@ -98,8 +98,8 @@ def _sign_roster(
     yes: _Yes = False,
 ) -> None:
     """Sign a drafted roster with the node's key, once its members compared its fingerprint."""
+    from ...fl_client.governance.policy import Policy
     from ...fl_client.joining import sign_roster
-    from ...fl_client.policy import Policy
     from ...fl_client.site_folder import SiteFolder
 
     found = SiteFolder(folder)
@@ -134,7 +134,7 @@ def _pin_roster(
     folder: Site = Path(),
 ) -> None:
     """Check a signed roster and take it over: sums are masked among its members."""
-    from ...fl_client.policy import Policy
+    from ...fl_client.governance.policy import Policy
     from ...fl_client.site import pin_roster
     from ...fl_client.site_folder import SiteFolder
 
@@ -174,7 +174,7 @@ def _approve(
     yes: _Yes = False,
 ) -> None:
     """Approve a plan, for the policy and the extract as they stand; two people must."""
-    from ...fl_client.plan_check import check_plan
+    from ...fl_client.governance.plan_check import check_plan
     from ...fl_client.site_data import SiteData
     from ...privacy.secagg.identity import load_identity
     from .plan_words import accounts_of, show_plan
@@ -223,8 +223,8 @@ def _say(word: str, plan: str, name: str, key: Path, folder: Path, *, yes: bool)
 
 
 def _desk(folder: Path) -> tuple[SiteFolder, Policy, Approvals]:
-    from ...fl_client.approvals import Approvals
-    from ...fl_client.audit_log import AuditLog
+    from ...fl_client.governance.approvals import Approvals
+    from ...fl_client.governance.audit_log import AuditLog
     from ...fl_client.site_folder import SiteFolder
     from ...fl_client.site_gate import in_force
 

@@ -24,9 +24,9 @@ def _dry_run(
     folder: Site = Path(),
 ) -> None:
     """Run a plan on made-up rows shaped like the extract; show every message. Nothing is sent."""
-    from ...fl_client.audit_log import AuditLog
-    from ...fl_client.plan_check import check_plan, read_plan
-    from ...fl_client.policy import Policy
+    from ...fl_client.governance.audit_log import AuditLog
+    from ...fl_client.governance.plan_check import check_plan, read_plan
+    from ...fl_client.governance.policy import Policy
     from ...fl_client.site import cohort_of
     from ...fl_client.site_data import SiteData
     from ...privacy.errors import PolicyError
@@ -68,8 +68,8 @@ def _results(
 
     For the hospital's own screen: none of it leaves.
     """
-    from ...fl_client.opt_out import OptOut
-    from ...fl_client.policy import Policy
+    from ...fl_client.governance.opt_out import OptOut
+    from ...fl_client.governance.policy import Policy
     from ...fl_client.site import cohort_of
     from ...fl_client.site_data import SiteData
     from ..deployed.verdict import verdict

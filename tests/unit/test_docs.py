@@ -28,8 +28,8 @@ from fedcohort.experiments.run import run
 from fedcohort.experiments.scores import metrics
 from fedcohort.experiments.settings import Settings
 from fedcohort.fl_client.app import PHASES
-from fedcohort.fl_client.approvals import State
-from fedcohort.fl_client.audit_log import EVENTS
+from fedcohort.fl_client.governance.approvals import State
+from fedcohort.fl_client.governance.audit_log import EVENTS
 from fedcohort.privacy.secagg.roster import stands, threshold_for
 from fedcohort.study import analyses, models
 from fedcohort.study.registry import names

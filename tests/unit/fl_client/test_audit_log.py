@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedcohort.fl_client._chained import ChainedFile, Line
-from fedcohort.fl_client.audit_log import AuditLog
+from fedcohort.fl_client.governance._chained import ChainedFile, Line
+from fedcohort.fl_client.governance.audit_log import AuditLog
 from fedcohort.privacy.errors import PolicyError
 
 POLICY, PLAN = "ab" * 32, "cd" * 32

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from fedcohort.experiments import commands
 from fedcohort.experiments.operating import plan_words
-from fedcohort.fl_client.policy import Policy
+from fedcohort.fl_client.governance.policy import Policy
 from fedcohort.privacy.errors import FedCohortError
 
 CLI = typer.main.get_command(commands.app)

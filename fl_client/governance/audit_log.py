@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..privacy.ledger.chain import Head
+from ...privacy.ledger.chain import Head
 from ._chained import ChainedFile, Line
 
 __all__ = ["AUDIT_FORMAT", "EVENTS", "REQUESTS", "AuditLog", "Entry"]
