@@ -225,7 +225,7 @@ def test_a_log_that_counts_patients_is_noticed(  # the positive control
         logging.getLogger("fedcohort.fl_client").debug("%d patients", part.patients)
         return door.prepare(part, *rest, **paid)
 
-    monkeypatch.setattr("fedcohort.fl_client.node.prepare", talkative)
+    monkeypatch.setattr("fedcohort.fl_client.site_study.prepare", talkative)
     assert logged(37, caplog, 1e4) != logged(38, caplog, 1e4)
 
 
