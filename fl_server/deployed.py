@@ -80,6 +80,10 @@ def coordinate(
         run.fail(error)
         return error.code
     except LinkGoneError:
+        if run.stopping:  # Flower says no more than that this run may ask nothing
+            stopped = ProtocolError("run_stopped", "the run was stopped before it had a result")
+            run.fail(stopped)
+            return stopped.code
         gone = ProtocolError(
             "superlink_gone",
             f"the SuperLink did not answer for {LINK_PATIENCE_S:.0f} s",

@@ -208,6 +208,7 @@ def keys_in(node: Any, prefix: str = "") -> Iterator[tuple[str, object]]:
 
 
 ERRORS = {"ConfigError", "DataError", "PolicyError", "ProtocolError", "BudgetExceededError"}
+ERRORS |= {"DisclosureError"}
 HELPERS = {"_refuse", "_refusal"}  # they take a code first, as the errors do
 # Codes that are put together, and what the page lists for them.
 PUT_TOGETHER = {
