@@ -147,6 +147,9 @@ def extract_(
         str | None, typer.Option(help="The hospital; without it they are listed.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder to write into.")] = None,
+    mapping: Annotated[
+        Path | None, typer.Option(help="The site's mapping.yaml: put the fitting lines there.")
+    ] = None,
 ) -> None:
     """Write one hospital's rows to a file of their own, as its node would hold them."""
     from .one_extract import extract_one, list_hospitals
@@ -158,7 +161,7 @@ def extract_(
     if out is None:
         hint = f"fedcohort data extract {name} --site {site} --out data"
         raise ConfigError("missing_key", "data extract needs --out FOLDER", hint=hint)
-    _print(extract_one(name, site, out, asked, _console))
+    _print(extract_one(name, site, out, asked, _console, mapping=mapping))
 
 
 _Epsilon = Annotated[float | None, typer.Option(help="Per patient; no noise without it.")]

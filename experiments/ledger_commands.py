@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -281,15 +282,19 @@ def _show(told: dict[str, Any]) -> None:
             f"; budget epsilon {budget['epsilon']:g} at delta {budget['delta']:g} per patient "
             f"(Renyi DP {budget['limit']:.4f} at order {budget['order']})"
         )
-    table = Table(title=title)
+    table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     heads = ("study", "plan", "analysis", "rounds", "noisy sums", "noise", "epsilon", "together")
     for head in heads:
-        table.add_column(head, justify="left" if head in heads[:3] else "right")
+        table.add_column(
+            head,
+            justify="left" if head in heads[:3] else "right",
+            no_wrap=head in ("plan", "analysis", "epsilon", "together"),
+        )
     for plan in told["plans"]:
         noise = plan["mechanism"]
         table.add_row(
             plan["study"],
-            f"{plan['plan_sha256'][:12]}…",
+            plan["plan_sha256"][:12],
             plan["analysis"],
             f"{plan['rounds_executed']} of {plan['rounds']}",
             f"{plan['releases_executed']} of {plan['releases']}",

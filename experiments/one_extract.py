@@ -10,6 +10,8 @@ from rich.console import Console
 
 from ..datasets.extract import ONE_ROW_EACH, LoadOptions
 from ..datasets.one_hospital import SiteExtract, hospitals_of, write_extract
+from ..hosting import replace_file
+from ..privacy.errors import ConfigError
 
 __all__ = ["extract_one", "list_hospitals", "mapping_of"]
 
@@ -23,9 +25,31 @@ def list_hospitals(name: str, options: LoadOptions) -> dict[str, Any]:
 
 
 def extract_one(
-    name: str, site: str, out: Path, options: LoadOptions, console: Console
+    name: str,
+    site: str,
+    out: Path,
+    options: LoadOptions,
+    console: Console,
+    *,
+    mapping: Path | None = None,
 ) -> dict[str, Any]:
-    """Write one hospital's files, show the lines for its mapping, and return what was written."""
+    """Write one hospital's files and the lines for its mapping; return what was written.
+
+    Args:
+        name: A catalogue name, or a table.
+        site: The hospital.
+        out: Folder to write into.
+        options: What the columns are.
+        console: Where people read.
+        mapping: The site's mapping.yaml, absent or still as `site init` made it; None: the lines
+            are only shown.
+
+    Raises:
+        ConfigError: `out_exists`: the mapping was filled in already. Nothing is written.
+        DataError: The table, or its hospital.
+    """
+    if mapping is not None:
+        _check_free(mapping)
     made = write_extract(name, site, out, options)
     console.print(f"{made.rows} rows of {made.site} written to {made.table}.", markup=False)
     if made.codebook is None:
@@ -33,8 +57,12 @@ def extract_one(
             "No codebook came with the table: put the study's beside it as codebook.yaml "
             "(`fedcohort data codebook` drafts one)."
         )
-    console.print("For mapping.yaml in the site's folder:", soft_wrap=True)
     lines = mapping_of(made)
+    if mapping is None:
+        console.print("For mapping.yaml in the site's folder:", soft_wrap=True)
+    else:
+        replace_file(mapping, lines.encode())
+        console.print(f"Written to {mapping}:", markup=False, soft_wrap=True)
     console.print(lines, markup=False, soft_wrap=True, end="")
     return {
         "site": made.site,
@@ -43,6 +71,17 @@ def extract_one(
         "codebook": None if made.codebook is None else str(made.codebook),
         "mapping": lines,
     }
+
+
+def _check_free(mapping: Path) -> None:
+    from ..fl_client.site_data import mapping_template
+
+    if mapping.exists() and mapping.read_text(encoding="utf-8") != mapping_template():
+        raise ConfigError(
+            "out_exists",
+            f"{mapping} is filled in already",
+            hint="Leave --mapping out, and put the lines that are printed there yourself.",
+        )
 
 
 def mapping_of(made: SiteExtract) -> str:

@@ -26,10 +26,10 @@ from ..privacy.secagg.identity import load_identity
 from ..privacy.secagg.suite import INTL
 from ..study.bundle import bundle_sha256
 from ._reach import Reached, reach
-from .audit_log import AuditLog
-from .opt_out import OptOut
-from .policy import Policy
-from .signatures import check_signed, pinned_approvers
+from .governance.audit_log import AuditLog
+from .governance.opt_out import OptOut
+from .governance.policy import Policy
+from .governance.signatures import check_signed, pinned_approvers
 from .site import pinned_roster
 from .site_data import SiteData
 from .site_folder import SiteFolder

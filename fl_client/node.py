@@ -24,8 +24,8 @@ from ..study.plan import Plan, analysis_of, reservation_of
 from ..study.rounds import RoundTerms, expected_round, terms_for
 from .door import Prepared, Release, SiteTerms, hand_over, pay, prepare
 from .gate import Gate
+from .governance.site_rules import classes_of
 from .round_memory import NoRoundMemory, Remembered, RoundMemory
-from .site_rules import classes_of
 
 __all__ = ["Node", "SecAggRequest"]
 

@@ -26,13 +26,13 @@ from ..study.submission import verify_submission
 from .app import Hello
 from .bundle import check_bundle
 from .door import SiteTerms
+from .governance.policy import Policy
+from .governance.site_rules import site_rules
 from .node import Node
-from .policy import Policy
 from .round_memory import FileRoundMemory
 from .site_data import SiteData
 from .site_folder import SiteFolder
 from .site_gate import SiteGate
-from .site_rules import site_rules
 
 __all__ = ["Site", "cohort_of", "open_site", "pin_roster", "pinned_roster"]
 

@@ -26,9 +26,9 @@ from ..datasets.table import build_extract
 from ..privacy.errors import DataError, PolicyError
 from ..study.cohort import Cohort
 from ..study.holdout import Holdout
-from ._fields import Fields
-from .plain_text import check_text, inside
-from .strict_yaml import read_yaml
+from .governance._fields import Fields
+from .governance.plain_text import check_text, inside
+from .governance.strict_yaml import read_yaml
 
 __all__ = ["MAPPING_FORMAT", "SiteData", "mapping_template"]
 

@@ -24,10 +24,10 @@ from ..privacy.errors import ConfigError, PolicyError
 from ..privacy.secagg.identity import create_identity
 from ..study.enrolment import Invitation
 from ..study.plan import Plan
+from .governance.plain_text import inside
+from .governance.policy import Policy
+from .governance.policy_template import policy_template
 from .node_key import create_node_key
-from .plain_text import inside
-from .policy import Policy
-from .policy_template import policy_template
 from .site_data import mapping_template
 
 __all__ = ["Made", "SiteFolder", "create_approver_key", "init"]

@@ -19,13 +19,13 @@ from ..privacy.ledger.book import Book
 from ..study.analysis import Vector
 from ..study.cohort import Cohort
 from ..study.plan import Plan
-from .approvals import Approvals
-from .audit_log import AuditLog
 from .gate import NO_POLICY
-from .opt_out import OptOut
-from .plan_check import check_plan, check_request, read_plan
-from .policy import Policy
-from .signatures import check_signed, pinned_approvers
+from .governance.approvals import Approvals
+from .governance.audit_log import AuditLog
+from .governance.opt_out import OptOut
+from .governance.plan_check import check_plan, check_request, read_plan
+from .governance.policy import Policy
+from .governance.signatures import check_signed, pinned_approvers
 from .site_data import SiteData
 from .site_folder import SiteFolder
 
@@ -163,14 +163,14 @@ class SiteGate:
     def closed(self, plan_sha256: str, result: Mapping[str, Vector]) -> None:
         """See `Gate.closed`: the result is kept for `fedcohort site results`."""
         self.audit.append("plan_closed", self.known, plan_sha256=plan_sha256)
-        if sum(array.size for array in result.values()) > _MOST_NUMBERS:
-            raise ProtocolError(
-                "result_too_large", f"a result has at most {_MOST_NUMBERS:,} numbers"
-            )
         self._data.pop(plan_sha256, None)
         self._opt_outs.pop(plan_sha256, None)
         plan = self._folder.plan(plan_sha256)
         Approvals(self._folder.approvals, in_force(self._folder)).mark(plan, "finished")
+        if sum(array.size for array in result.values()) > _MOST_NUMBERS:
+            raise ProtocolError(
+                "result_too_large", f"a result has at most {_MOST_NUMBERS:,} numbers"
+            )
         if result:
             document = {
                 "format": RESULT_FORMAT,

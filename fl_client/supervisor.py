@@ -18,11 +18,12 @@ from ..hosting import (
     service_environment,
     stop_supervisor,
 )
-from .policy import Policy
+from ..privacy.ledger.store import SqliteLedger
+from .governance.policy import Policy
 from .site_folder import SiteFolder
 from .site_gate import in_force
 
-__all__ = ["free_port", "site_services", "start_site", "stop_site"]
+__all__ = ["check_start", "free_port", "site_services", "start_site", "stop_site"]
 
 _LOOPBACK = "127.0.0.1"
 
@@ -52,18 +53,36 @@ def site_services(folder: SiteFolder, policy: Policy, runtime_port: int) -> tupl
     )
 
 
+def check_start(root: Path) -> tuple[SiteFolder, Policy]:
+    """Look at what the node cannot start without; return its folder and the policy in force.
+
+    Raises:
+        ConfigError: `ledger_missing`.
+        PolicyError: The policy is not in force, or pins another CA than `ca.crt` or another
+            ledger; `file_missing` or `file_mode`.
+    """
+    folder = SiteFolder(root.resolve())
+    for path in (folder.ca, folder.coordinator, folder.node_key, folder.secret, folder.identity):
+        read_private(path)
+    private_folder(root)
+    policy = in_force(folder)
+    policy.check_ca(read_private(folder.ca))
+    ledger = SqliteLedger(folder.ledger(policy), kind="site")
+    try:
+        policy.check_ledger(ledger.book.opening)
+    finally:
+        ledger.dispose()
+    return folder, policy
+
+
 def start_site(root: Path) -> None:
     """Run a site until SIGTERM or SIGINT.
 
     Raises:
-        PolicyError: The policy is not in force, pins another CA than `ca.crt`; `already_running`,
-            `file_missing` or `file_mode`.
+        ConfigError: As `check_start`.
+        PolicyError: As `check_start`, or `already_running`.
     """
-    folder = SiteFolder(private_folder(root).resolve())
-    for path in (folder.ca, folder.coordinator, folder.node_key, folder.secret, folder.identity):
-        read_private(path)
-    policy = in_force(folder)
-    policy.check_ca(read_private(folder.ca))
+    folder, policy = check_start(root)
     services = site_services(folder, policy, free_port())
     Supervisor(services, private_folder(folder.logs)).run()
 

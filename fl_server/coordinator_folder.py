@@ -64,23 +64,40 @@ def coordinator_services(setup: CoordinatorSetup) -> tuple[Service, Service]:
     return link, runner
 
 
-def start_coordinator(folder: Path) -> None:
-    """Run a coordinator until SIGTERM or SIGINT.
+def check_start(folder: Path) -> CoordinatorSetup:
+    """Look at what a coordinator cannot start without; return its setup.
 
     Raises:
         ConfigError: `coordinator_file`.
         PolicyError: `already_running`, `port_taken`, or a file or its mode.
     """
-    setup = read_coordinator(private_folder(folder))
+    setup = read_coordinator(folder)
+    private_folder(folder)
     for path in (setup.ca, setup.pki / "server.key", setup.secret):
         read_private(path)
     load_identity(setup.identity)
-    if running_state(setup.logs) is None:
-        for host, port in (
-            (setup.public_host, setup.public_port),
-            (setup.loopback_host, setup.loopback_port),
-        ):
-            _check_port(host, port)
+    if running_state(setup.logs) is not None:
+        raise PolicyError(
+            "already_running",
+            f"a coordinator runs from {folder} already",
+            hint="`fedcohort coordinator status` says how it is, `stop` ends it.",
+        )
+    for host, port in (
+        (setup.public_host, setup.public_port),
+        (setup.loopback_host, setup.loopback_port),
+    ):
+        _check_port(host, port)
+    return setup
+
+
+def start_coordinator(folder: Path) -> None:
+    """Run a coordinator until SIGTERM or SIGINT.
+
+    Raises:
+        ConfigError: As `check_start`.
+        PolicyError: Likewise.
+    """
+    setup = check_start(folder)
     Supervisor(coordinator_services(setup), private_folder(setup.logs)).run()
 
 

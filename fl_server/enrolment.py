@@ -129,7 +129,11 @@ def revoke(setup: CoordinatorSetup, site: str) -> None:
     """
     sites = _sites(setup)
     if site not in sites:
-        raise ConfigError("site_not_enrolled", f"{site} is not enrolled here")
+        raise ConfigError(
+            "site_not_enrolled",
+            f"{site} is not enrolled here",
+            hint="`fedcohort coordinator status` lists those that are.",
+        )
     control = _control(setup)
     try:
         control.unregister(int(sites[site]["node_id"]))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import datetime as dt
 import ipaddress
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,8 @@ __all__ = ["CertificateDates", "certificate_dates", "create_pki", "names_of_cert
 
 _CA_DAYS = 365 * 3
 _SERVER_DAYS = 365
+_LABEL = r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+_HOST = re.compile(rf"({_LABEL}\.)*{_LABEL}")
 _SLACK = dt.timedelta(minutes=5)  # clocks differ
 
 
@@ -153,10 +156,9 @@ def _alternative(name: str) -> x509.GeneralName:
         return x509.IPAddress(ipaddress.ip_address(name))
     except ValueError:
         pass
-    try:
-        return x509.DNSName(name)
-    except ValueError as error:
-        raise ConfigError("certificate_names", f"{name!r} is no host name") from error
+    if _HOST.fullmatch(name) is None or len(name) > 253:
+        raise ConfigError("certificate_names", f"{name[:64]!r} is no host name")
+    return x509.DNSName(name)
 
 
 def _private(key: ec.EllipticCurvePrivateKey) -> bytes:

@@ -76,7 +76,9 @@ def run_state(setup: CoordinatorSetup, run_id: int) -> RunState:
     """
     folder = setup.runs / str(run_id)
     if not folder.exists():
-        raise ConfigError("run_unknown", f"there is no run {run_id} here")
+        raise ConfigError(
+            "run_unknown", f"there is no run {run_id} here", hint="See `coordinator status`."
+        )
     return RunFolder(folder).state()
 
 

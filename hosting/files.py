@@ -73,7 +73,11 @@ def read_private(path: Path) -> bytes:
     try:
         mode = stat.S_IMODE(path.stat().st_mode)
     except FileNotFoundError as error:
-        raise PolicyError("file_missing", f"there is no {path}", hint="Run init first.") from error
+        raise PolicyError(
+            "file_missing",
+            f"there is no {path}",
+            hint="Run `init` first; or name the right --folder.",
+        ) from error
     if mode & 0o077:
         raise PolicyError(
             "file_mode",

@@ -136,6 +136,7 @@ class Supervisor:
                 stdout=handle,
                 stderr=handle,
                 cwd=self._folder,
+                umask=0o077,  # what Flower writes is its owner's too
                 start_new_session=True,  # Ctrl-C reaches the supervisor, which stops in order
             )
         finally:

@@ -214,8 +214,8 @@ features: [age, sex, trestbps, chol, thalach, oldpeak, fbs, exang, cp, restecg]
         self.folder.policy.write_text(text, encoding="utf-8")
 
     def sign(self, *names: str) -> None:
-        from fedcohort.fl_client.policy import Policy
-        from fedcohort.fl_client.signatures import pin, sign_policy
+        from fedcohort.fl_client.governance.policy import Policy
+        from fedcohort.fl_client.governance.signatures import pin, sign_policy
         from fedcohort.privacy.secagg.identity import load_identity
 
         policy = Policy.read(self.folder.policy)
@@ -227,8 +227,8 @@ features: [age, sex, trestbps, chol, thalach, oldpeak, fbs, exang, cp, restecg]
     def approve(self, plan: Any, *names: str) -> None:
         import datetime as dt
 
-        from fedcohort.fl_client.approvals import Approvals
-        from fedcohort.fl_client.audit_log import AuditLog
+        from fedcohort.fl_client.governance.approvals import Approvals
+        from fedcohort.fl_client.governance.audit_log import AuditLog
         from fedcohort.fl_client.site_data import SiteData
         from fedcohort.fl_client.site_gate import in_force
         from fedcohort.privacy.secagg.identity import load_identity

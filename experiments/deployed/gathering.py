@@ -69,7 +69,11 @@ def show_arms(arms: Sequence[ArmRun], console: Console) -> None:
     judged = any(arm.figures for arm in arms)
     heads[2:2] = ["AUROC / C-index, held out"] if judged else []
     for head in heads:
-        table.add_column(head, justify="left" if head in ("arm", "ended") else "right")
+        table.add_column(
+            head,
+            justify="left" if head in ("arm", "ended") else "right",
+            min_width=11 if head == "arm" else None,  # dp_sum-eps3
+        )
     for arm in arms:
         outcome, terms = arm.outcome, arm.plan.privacy
         cells = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -9,9 +10,9 @@ import typer
 from rich.table import Table
 
 from ...privacy.errors import ConfigError, PolicyError
+from .background import background, wait_for_start
 from .coordinator_runs import add_runs
-from .options import Coordinator, console, out_file, print_json, read_file, today, wait_for
-from .site_commands import background
+from .options import Coordinator, console, out_file, print_json, read_file, today
 
 __all__ = ["coordinator"]
 
@@ -19,8 +20,6 @@ coordinator = typer.Typer(
     help="The coordinator: certificates, invitations, the roster, and runs of approved plans.",
     no_args_is_help=True,
 )
-add_runs(coordinator)
-_READY_S = 60.0
 
 
 @coordinator.command("init")
@@ -70,30 +69,19 @@ def start_(
     ] = False,
 ) -> None:
     """Run the coordinator until Ctrl-C or SIGTERM: Flower's SuperLink, and our runner beside it."""
-    from ...fl_server.coordinator_folder import is_healthy, start_coordinator
-    from ...fl_server.coordinator_setup import read_coordinator
-    from ...hosting import running_state
+    from ...fl_server.coordinator_folder import check_start, is_healthy, start_coordinator
 
+    setup = check_start(folder)  # a refusal is told here, not in a log
     if not detach:
         console.print(
-            f"The coordinator runs from {folder}; its logs are in logs/. Ctrl-C stops it."
+            f"The coordinator runs from {folder}; its logs are in logs/. Ctrl-C stops it.",
+            markup=False,
+            soft_wrap=True,
         )
         start_coordinator(folder)
         return
-    setup = read_coordinator(folder)
-    if running_state(setup.logs) is not None:
-        raise PolicyError(
-            "already_running",
-            f"a coordinator runs from {folder} already",
-            hint="`fedcohort coordinator status` names its process.",
-        )
     process = background("fedcohort.fl_server.coordinator_folder", setup.folder, setup.logs)
-    if not wait_for(lambda: process.poll() is not None or is_healthy(setup), _READY_S) or (
-        process.poll() is not None
-    ):
-        raise ConfigError(
-            "not_started", "the coordinator did not come up", hint=f"See {setup.logs}."
-        )
+    wait_for_start(process, lambda: is_healthy(setup), "coordinator", setup.logs)
     console.print(f"The coordinator runs in the background from {folder}.", markup=False)
     print_json({"running": True, "pid": process.pid})
 
@@ -113,6 +101,10 @@ def invite_(
 
     if out.exists():
         raise ConfigError("out_exists", f"{out} exists", hint="Name another file.")
+    if address and not re.fullmatch(r"(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}", address):
+        raise ConfigError(
+            "address_invalid", "--address is HOST:PORT", hint="As in coord.example:443."
+        )
     setup = read_coordinator(folder)
     made = invite(setup, site, superlink=address or None, today=today())
     out_file(out, made.to_json())
@@ -165,7 +157,7 @@ def draft_(
     colluders: Annotated[
         int, typer.Option(help="How many members may pool what they see with the coordinator.")
     ] = 1,
-    days: Annotated[int, typer.Option(help="How long it holds.")] = 365,
+    days: Annotated[int, typer.Option(min=1, max=3660, help="How long it holds.")] = 365,
 ) -> None:
     """Draft the next roster from the enrolled hospitals; only its members can put it in force."""
     from ...fl_server.coordinator_setup import read_coordinator
@@ -244,3 +236,6 @@ def status_(folder: Coordinator = Path()) -> None:
     )
     if not found.running:
         raise typer.Exit(PolicyError.exit_code)
+
+
+add_runs(coordinator)  # after ours: `--help` lists commands in the order of a coordinator's life

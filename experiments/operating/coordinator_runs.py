@@ -77,7 +77,7 @@ def _stop(run: _Run = None, folder: Coordinator = Path()) -> None:
         stop_run(read_coordinator(folder), run)
         console.print(f"Run {run} is stopped.")
         return
-    if not stop_coordinator(folder):
+    if not stop_coordinator(read_coordinator(folder).folder):
         raise ConfigError("not_stopped", "the coordinator did not stop", hint="See its logs.")
     console.print("The coordinator is down.")
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import datetime as dt
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
 from ...privacy.errors import ConfigError
+
+if TYPE_CHECKING:
+    from ...fl_client.site_folder import SiteFolder
 
 __all__ = [
     "Coordinator",
@@ -21,8 +23,8 @@ __all__ = [
     "out_file",
     "print_json",
     "read_file",
+    "the_site",
     "today",
-    "wait_for",
 ]
 
 Site = Annotated[Path, typer.Option("--folder", envvar="FEDCOHORT_SITE", help="The site's folder.")]
@@ -31,6 +33,24 @@ Coordinator = Annotated[
 ]
 console = Console(stderr=True, highlight=False)
 _LARGEST = 2**20  # bytes of a file that a person hands over
+
+
+def the_site(folder: Path) -> SiteFolder:
+    """Return a site's folder, which must be one: a wrong `--folder` is no node that is down.
+
+    Raises:
+        ConfigError: `site_missing`.
+    """
+    from ...fl_client.site_folder import SiteFolder
+
+    found = SiteFolder(folder)
+    if not found.policy.exists() and not found.identity.exists():
+        raise ConfigError(
+            "site_missing",
+            f"{folder} is no node's folder",
+            hint="Name it by --folder or FEDCOHORT_SITE; `fedcohort site init` makes one.",
+        )
+    return found
 
 
 def today() -> dt.date:
@@ -72,15 +92,3 @@ def out_file(path: Path, text: str) -> None:
     if path.exists():
         raise ConfigError("out_exists", f"{path} exists", hint="Name another file.")
     path.write_text(text, encoding="utf-8")
-
-
-def wait_for(said: Callable[[], bool], seconds: float) -> bool:
-    """Wait until something is said; return whether it was."""
-    import time
-
-    deadline = time.monotonic() + seconds
-    while not said():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.1)
-    return True

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from ...fl_client.approvals import Approvals
-from ...fl_client.audit_log import AuditLog
-from ...fl_client.plan_check import check_plan
-from ...fl_client.policy import Policy
+from ...fl_client.governance.approvals import Approvals
+from ...fl_client.governance.audit_log import AuditLog
+from ...fl_client.governance.plan_check import check_plan
+from ...fl_client.governance.policy import Policy
 from ...fl_client.site_data import SiteData
 from ...fl_client.site_folder import SiteFolder
 from ...fl_client.site_gate import in_force
@@ -113,10 +114,11 @@ def accounts_of(folder: SiteFolder, policy: Policy) -> Mapping[str, Account]:
 
 def show_studies(rows: Sequence[Mapping[str, Any]], console: Console) -> None:
     """Print the plans of a site, one a line."""
-    table = Table(title=f"{len(rows)} plans came in")
+    came = f"{len(rows)} plan{'' if len(rows) == 1 else 's'} came in"
+    table = Table(title=came, box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     heads = ("plan", "study", "analysis", "sums", "bytes each", "epsilon", "of budget", "state")
     for head in heads:
-        table.add_column(head, overflow="fold")
+        table.add_column(head, overflow="fold", no_wrap=head in ("plan", "analysis", "state"))
     for row in rows:
         epsilon, share = row["epsilon"], row["cost_share"]
         state = row["state"] + (f" ({row['stopped_by']})" if row["stopped_by"] else "")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +10,8 @@ import typer
 from rich.table import Table
 
 from ...privacy.errors import ConfigError, FedCohortError, PolicyError
-from .options import Site, console, out_file, print_json, read_file, today, wait_for
+from .background import background, wait_for_start
+from .options import Site, console, out_file, print_json, read_file, the_site, today
 from .site_decisions import add_decisions
 from .site_previews import add_previews
 
@@ -21,9 +21,6 @@ site = typer.Typer(
     help="The hospital's node: set it up, decide what may run, run it, see what left.",
     no_args_is_help=True,
 )
-add_decisions(site)
-add_previews(site)
-_READY_S = 60.0
 
 
 @site.command("init")
@@ -33,10 +30,11 @@ def init_(
         str, typer.Option("--site", help="The hospital's name in plans; default: as invited.")
     ] = "",
     owner: Annotated[
-        str, typer.Option(help="NAME=PUBLICKEY of the data owner, see approver-key.")
+        str, typer.Option(help="NAME=FILE.pub of the data owner, see approver-key.")
     ] = "",
     officer: Annotated[
-        str, typer.Option(help="NAME=PUBLICKEY of the security officer, see approver-key.")
+        str,
+        typer.Option(help="NAME=FILE.pub of the security officer, see approver-key."),
     ] = "",
     invitation: Annotated[
         Path | None, typer.Option(help="The coordinator's invitation: join with it at once.")
@@ -83,10 +81,13 @@ _NEXT = """Next, in this order:
 
 def _person(option: str, text: str) -> tuple[str, str]:
     name, _, key = text.partition("=")
-    if not name or len(key) != 64:
+    if name and key.endswith(".pub"):
+        key = read_file(Path(key)).strip()
+    if not name or not re.fullmatch(r"[0-9a-f]{64}", key):
         raise ConfigError(
             "approver_option",
-            f"{option} must be NAME=PUBLICKEY, the key as 64 hex digits; both people are named",
+            f"{option} must be NAME=KEY, the key as FILE.pub or its 64 hex digits; both people "
+            "are named",
             hint="Each person makes a key: fedcohort site approver-key FILE",
         )
     return name, key
@@ -174,48 +175,36 @@ def start_(
     ] = False,
 ) -> None:
     """Run the node until Ctrl-C or SIGTERM: Flower's SuperNode, and our worker beside it."""
-    from ...fl_client.supervisor import start_site
+    from ...fl_client.governance.audit_log import AuditLog
+    from ...fl_client.supervisor import check_start, start_site
+    from ...hosting import running_state
 
+    the_site(folder)
+    found, _ = check_start(folder)  # a refusal is told here, not in a log
+    if running_state(found.logs) is not None:
+        raise PolicyError(
+            "already_running",
+            f"a node runs from {folder} already",
+            hint="`fedcohort site status` says how it is, `site stop` ends it.",
+        )
     if not detach:
-        console.print(f"The node runs from {folder}; its logs are in logs/. Ctrl-C stops it.")
+        console.print(
+            f"The node runs from {folder}; its logs are in logs/. Ctrl-C stops it.",
+            markup=False,
+            soft_wrap=True,
+        )
         start_site(folder)
         return
-    from ...fl_client.audit_log import AuditLog
-    from ...fl_client.site_folder import SiteFolder
-    from ...fl_client.site_gate import in_force
-
-    found = SiteFolder(folder.resolve())
-    in_force(found)  # a refusal is told here, not in a log
     audit = AuditLog(found.audit)
     seen = len(audit.entries())
     process = background("fedcohort.fl_client.supervisor", found.root, found.logs)
 
     def ready() -> bool:
-        said = [entry.event for entry in audit.entries()[seen:]]
-        return process.poll() is not None or "node_started" in said
+        return "node_started" in [entry.event for entry in audit.entries()[seen:]]
 
-    if not wait_for(ready, _READY_S) or process.poll() is not None:
-        raise ConfigError(
-            "not_started",
-            "the node did not come up",
-            hint=f"See {found.logs}, and `fedcohort site doctor`.",
-        )
+    wait_for_start(process, ready, "node", found.logs)
     console.print(f"The node runs in the background from {folder}.", markup=False)
     print_json({"running": True, "pid": process.pid})
-
-
-def background(module: str, folder: Path, logs: Path) -> subprocess.Popen[bytes]:
-    """Start a supervisor that outlives this command; what it says goes to its log."""
-    from ...hosting import private_folder
-
-    with (private_folder(logs) / "supervisor.log").open("ab") as log:
-        return subprocess.Popen(  # noqa: S603  # our own module, no shell
-            [sys.executable, "-m", module, str(folder)],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
 
 
 @site.command("stop")
@@ -223,7 +212,7 @@ def stop_(folder: Site = Path()) -> None:
     """Stop a running node; what a study had under way is finished or lost cleanly."""
     from ...fl_client.supervisor import stop_site
 
-    if not stop_site(folder):
+    if not stop_site(the_site(folder).root):
         raise ConfigError("not_stopped", "the node did not stop in time", hint="See its logs.")
     console.print("The node is down.")
 
@@ -231,13 +220,12 @@ def stop_(folder: Site = Path()) -> None:
 @site.command("status")
 def status_(folder: Site = Path()) -> None:
     """Say whether the node runs, what holds, and what was done last. Exit 3 where it is down."""
-    from ...fl_client.audit_log import AuditLog
-    from ...fl_client.site_folder import SiteFolder
+    from ...fl_client.governance.audit_log import AuditLog
     from ...fl_client.site_gate import in_force
     from ...hosting import running_state
     from ...privacy.ledger.store import SqliteLedger
 
-    found = SiteFolder(folder)
+    found = the_site(folder)
     state = running_state(found.logs)
     told: dict[str, object] = {
         "running": state is not None,
@@ -269,7 +257,13 @@ def status_(folder: Site = Path()) -> None:
     console.print(table)
     for key in ("policy_sha256", "mode", "ledger_head", "budget_left", "trouble"):
         if key in told:
-            console.print(f"{key.replace('_', ' ')}: {told[key]}", markup=False, soft_wrap=True)
+            value = told[key]
+            shown = f"{value:.1%}" if isinstance(value, float) else value
+            console.print(f"{key.replace('_', ' ')}: {shown}", markup=False, soft_wrap=True)
     print_json({**told, "events": len(entries)})
     if state is None:
         raise typer.Exit(PolicyError.exit_code)
+
+
+add_decisions(site)  # after ours: `--help` lists commands in the order of a node's life
+add_previews(site)

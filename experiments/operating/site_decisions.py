@@ -9,11 +9,11 @@ import typer
 from rich.table import Table
 
 from ...privacy.errors import ConfigError, PolicyError
-from .options import Site, console, out_file, print_json, read_file, today
+from .options import Site, console, out_file, print_json, read_file, the_site, today
 
 if TYPE_CHECKING:
-    from ...fl_client.approvals import Approvals
-    from ...fl_client.policy import Policy
+    from ...fl_client.governance.approvals import Approvals
+    from ...fl_client.governance.policy import Policy
     from ...fl_client.site_folder import SiteFolder
 
 __all__ = ["add_decisions", "full_hash"]
@@ -39,18 +39,26 @@ def add_decisions(site: typer.Typer) -> None:
 def _approver_key(
     path: Annotated[Path, typer.Argument(help="The new file; it stays with you alone.")],
 ) -> None:
-    """Make a person's key; print its public half, for `site init` or the policy."""
+    """Make a person's key, and FILE.pub with its public half, for `site init` or the policy."""
     from ...fl_client.site_folder import create_approver_key
 
+    half = path.with_name(f"{path.name}.pub")
+    if half.exists():
+        raise ConfigError("out_exists", f"{half} exists", hint="Name another file.")
     public = create_approver_key(path)
-    console.print(f"The private key is in {path}, for you alone.", markup=False)
-    print_json({"public_key": public})
+    out_file(half, f"{public}\n")
+    console.print(
+        f"The private key is in {path}, for you alone; its public half in {half}.",
+        markup=False,
+        soft_wrap=True,
+    )
+    print_json({"public_key": public, "file": str(half)})
 
 
 def _sign_policy(name: _As, key: _Key, folder: Site = Path(), yes: _Yes = False) -> None:
     """Sign policy.yaml as it stands; the second signature puts it in force."""
-    from ...fl_client.policy import Policy
-    from ...fl_client.signatures import pin, sign_policy
+    from ...fl_client.governance.policy import Policy
+    from ...fl_client.governance.signatures import pin, sign_policy
     from ...fl_client.site_folder import SiteFolder
     from ...privacy.secagg.identity import load_identity
 
@@ -90,8 +98,8 @@ def _sign_roster(
     yes: _Yes = False,
 ) -> None:
     """Sign a drafted roster with the node's key, once its members compared its fingerprint."""
+    from ...fl_client.governance.policy import Policy
     from ...fl_client.joining import sign_roster
-    from ...fl_client.policy import Policy
     from ...fl_client.site_folder import SiteFolder
 
     found = SiteFolder(folder)
@@ -126,7 +134,7 @@ def _pin_roster(
     folder: Site = Path(),
 ) -> None:
     """Check a signed roster and take it over: sums are masked among its members."""
-    from ...fl_client.policy import Policy
+    from ...fl_client.governance.policy import Policy
     from ...fl_client.site import pin_roster
     from ...fl_client.site_folder import SiteFolder
 
@@ -141,10 +149,9 @@ def _studies(
     plan: Annotated[str, typer.Option(help="One plan in full, by its hash.")] = "",
 ) -> None:
     """List the plans that came in: what each would send, what it costs, where it stands."""
-    from ...fl_client.site_folder import SiteFolder
     from .plan_words import plan_facts, show_plan, show_studies, standing
 
-    found = SiteFolder(folder)
+    found = the_site(folder)
     if plan:
         asked = found.plan(full_hash(found, plan))
         show_plan(asked, console)
@@ -167,7 +174,7 @@ def _approve(
     yes: _Yes = False,
 ) -> None:
     """Approve a plan, for the policy and the extract as they stand; two people must."""
-    from ...fl_client.plan_check import check_plan
+    from ...fl_client.governance.plan_check import check_plan
     from ...fl_client.site_data import SiteData
     from ...privacy.secagg.identity import load_identity
     from .plan_words import accounts_of, show_plan
@@ -216,8 +223,8 @@ def _say(word: str, plan: str, name: str, key: Path, folder: Path, *, yes: bool)
 
 
 def _desk(folder: Path) -> tuple[SiteFolder, Policy, Approvals]:
-    from ...fl_client.approvals import Approvals
-    from ...fl_client.audit_log import AuditLog
+    from ...fl_client.governance.approvals import Approvals
+    from ...fl_client.governance.audit_log import AuditLog
     from ...fl_client.site_folder import SiteFolder
     from ...fl_client.site_gate import in_force
 
@@ -239,5 +246,9 @@ def full_hash(folder: SiteFolder, plan: str) -> str:
 
 
 def _sure(yes: bool, question: str) -> None:
-    if not yes and not typer.confirm(question, err=True):
+    try:
+        said = yes or typer.confirm(question, err=True)
+    except typer.Abort:  # there is nobody to ask
+        said = False
+    if not said:
         raise ConfigError("not_confirmed", "nothing was signed", hint="Say y, or give --yes.")

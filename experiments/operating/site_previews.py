@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ...privacy.errors import ConfigError
-from .options import Site, console, print_json, read_file, today
+from .options import Site, console, print_json, read_file, the_site, today
 
 __all__ = ["add_previews"]
 
@@ -24,18 +24,17 @@ def _dry_run(
     folder: Site = Path(),
 ) -> None:
     """Run a plan on made-up rows shaped like the extract; show every message. Nothing is sent."""
-    from ...fl_client.audit_log import AuditLog
-    from ...fl_client.plan_check import check_plan, read_plan
-    from ...fl_client.policy import Policy
+    from ...fl_client.governance.audit_log import AuditLog
+    from ...fl_client.governance.plan_check import check_plan, read_plan
+    from ...fl_client.governance.policy import Policy
     from ...fl_client.site import cohort_of
     from ...fl_client.site_data import SiteData
-    from ...fl_client.site_folder import SiteFolder
     from ...privacy.errors import PolicyError
     from ..deployed.preview import preview
     from ..deployed.preview_table import show_preview
     from .site_decisions import full_hash
 
-    found = SiteFolder(folder)
+    found = the_site(folder)
     policy = Policy.read(found.policy)
     path = Path(plan)
     asked = read_plan(read_file(path)) if path.exists() else found.plan(full_hash(found, plan))
@@ -69,17 +68,16 @@ def _results(
 
     For the hospital's own screen: none of it leaves.
     """
-    from ...fl_client.opt_out import OptOut
-    from ...fl_client.policy import Policy
+    from ...fl_client.governance.opt_out import OptOut
+    from ...fl_client.governance.policy import Policy
     from ...fl_client.site import cohort_of
     from ...fl_client.site_data import SiteData
-    from ...fl_client.site_folder import SiteFolder
     from ..deployed.verdict import verdict
     from ..deployed.verdict_table import show_verdict
     from .results_of import read_result
     from .site_decisions import full_hash
 
-    found = SiteFolder(folder)
+    found = the_site(folder)
     policy = Policy.read(found.policy)
     names = [path.stem for path in sorted(found.results.glob("*.json"))]
     if plan:

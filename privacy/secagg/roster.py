@@ -41,7 +41,7 @@ def threshold_for(sites: int, colluders: int) -> int:
             "too_few_sites",
             f"secure aggregation needs {MINIMUM_SITES} sites, got {sites}: with two, each would "
             "learn the other's sum",
-            hint="Use secagg=plain, or do without federation.",
+            hint="Add a hospital; two can only be summed in plain (secagg=plain).",
         )
     threshold = 2 * sites // 3 + 1
     if not stands(sites, threshold, colluders):
@@ -49,7 +49,7 @@ def threshold_for(sites: int, colluders: int) -> int:
         raise ProtocolError(
             "too_many_colluders",
             f"{sites} sites with threshold {threshold} cannot stand {colluders} colluders",
-            hint=f"Lower secagg.colluders to at most {most}.",
+            hint=f"State at most {most} colluders.",
         )
     return threshold
 

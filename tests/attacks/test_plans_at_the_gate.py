@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from fedcohort.fl_client.approvals import Approvals
-from fedcohort.fl_client.audit_log import AuditLog
+from fedcohort.fl_client.governance.approvals import Approvals
+from fedcohort.fl_client.governance.audit_log import AuditLog
 from fedcohort.fl_client.site import open_site
 from fedcohort.fl_client.site_gate import in_force
 from fedcohort.fl_server.coordinator_setup import CoordinatorSetup

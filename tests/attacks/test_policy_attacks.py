@@ -21,12 +21,17 @@ import pytest
 import yaml
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from fedcohort.fl_client.approvals import Approvals
-from fedcohort.fl_client.audit_log import AuditLog
-from fedcohort.fl_client.plan_check import check_plan, read_plan
-from fedcohort.fl_client.policy import Policy
-from fedcohort.fl_client.policy_template import policy_template
-from fedcohort.fl_client.signatures import check_signed, pin, pinned_approvers, sign_policy
+from fedcohort.fl_client.governance.approvals import Approvals
+from fedcohort.fl_client.governance.audit_log import AuditLog
+from fedcohort.fl_client.governance.plan_check import check_plan, read_plan
+from fedcohort.fl_client.governance.policy import Policy
+from fedcohort.fl_client.governance.policy_template import policy_template
+from fedcohort.fl_client.governance.signatures import (
+    check_signed,
+    pin,
+    pinned_approvers,
+    sign_policy,
+)
 from fedcohort.privacy.accounting import calibrate
 from fedcohort.privacy.errors import PolicyError
 from fedcohort.study.plan import Plan, PrivacyTerms

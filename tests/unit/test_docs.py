@@ -5,6 +5,9 @@ import dataclasses
 import json
 import re
 import shlex
+import shutil
+import subprocess
+import textwrap
 import typing
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +27,9 @@ from fedcohort.experiments.reporting.results import SecAggInfo
 from fedcohort.experiments.run import run
 from fedcohort.experiments.scores import metrics
 from fedcohort.experiments.settings import Settings
+from fedcohort.fl_client.app import PHASES
+from fedcohort.fl_client.governance.approvals import State
+from fedcohort.fl_client.governance.audit_log import EVENTS
 from fedcohort.privacy.secagg.roster import stands, threshold_for
 from fedcohort.study import analyses, models
 from fedcohort.study.registry import names
@@ -42,7 +48,8 @@ def page(name: str) -> str:
 
 def blocks(text: str, language: str) -> list[str]:
     """Return the code blocks of one language."""
-    return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
+    found = re.findall(rf"^ *```{language}\n(.*?)^ *```", text, flags=re.DOTALL | re.MULTILINE)
+    return [textwrap.dedent(block) for block in found]
 
 
 def table_rows(text: str) -> Iterator[list[str]]:
@@ -101,7 +108,7 @@ def shell_commands() -> list[tuple[str, str]]:
     for path in PAGES:
         shown += [(path, block) for block in blocks(path.read_text(encoding="utf-8"), "sh")]
     return [
-        (identify(path), " ".join(line.split()))
+        (identify(path), re.sub(r" 2?> .*| &$", "", " ".join(line.split())))
         for path, block in shown
         for line in joined(block)
         if line.strip().startswith("fedcohort ")
@@ -207,8 +214,8 @@ def keys_in(node: Any, prefix: str = "") -> Iterator[tuple[str, object]]:
             yield f"{prefix}{key}", node[key]
 
 
-ERRORS = {"ConfigError", "DataError", "PolicyError", "ProtocolError", "BudgetExceededError"}
-ERRORS |= {"DisclosureError"}
+ERRORS = {"ConfigError", "DataError", "PolicyError", "ProtocolError"}
+ERRORS |= {"BudgetExceededError", "DisclosureError"}
 HELPERS = {"_refuse", "_refusal"}  # they take a code first, as the errors do
 # Codes that are put together, and what the page lists for them.
 PUT_TOGETHER = {
@@ -221,6 +228,8 @@ PUT_TOGETHER = {
 LOOKED_UP = {"negative_time", "time_not_number", "event_not_binary"}
 # Codes that a reader of files is handed: in study/enrolment.py.
 HANDED_ON = {"invitation_unreadable", "join_unreadable"}
+# Codes that stand for others on the wire: in fl_client/app.py.
+SENT_INSTEAD = {"data_refused"}
 # Codes of the protocol's rules, wherever they are written: `r0_17_colluders` is rule 17, in R0.
 RULE = re.compile(r"(e[012]|r[0-3]?)_\d+_[a-z_]+")
 
@@ -251,6 +260,8 @@ def error_codes() -> set[str]:
     codes |= {code for code in LOOKED_UP if f'"{code}"' in outcomes}
     enrolment = (ROOT / "study/enrolment.py").read_text(encoding="utf-8")
     codes |= {code for code in HANDED_ON if f'"{code}"' in enrolment}
+    app = (ROOT / "fl_client/app.py").read_text(encoding="utf-8")
+    codes |= {code for code in SENT_INSTEAD if f'"{code}"' in app}
     return codes | set(protocol_codes())
 
 
@@ -382,6 +393,63 @@ def test_the_measured_page_is_generated_and_says_how(name: str) -> None:
     for bar in made.get("bars", []):
         row = next(cells for cells in table_rows(text) if cells[0] == bar["what"])
         assert row[-1].strip("*").upper() == ("YES" if bar["reached"] else "NO")
+
+
+# ---- a node and its coordinator
+
+
+def section(text: str, head: str) -> str:
+    """Return what stands under a heading of the second level."""
+    found = text.partition(f"\n## {head}\n")[2]
+    assert found, head
+    return found.partition("\n## ")[0]
+
+
+@pytest.mark.parametrize(
+    ("group", "head"),
+    [("site", "Commands of a hospital"), ("coordinator", "Commands of the coordinator")],
+)
+def test_every_command_of_a_node_is_listed_with_its_options(group: str, head: str) -> None:
+    tool: Any = typer.main.get_command(commands.app)
+    known = {
+        name: {word for parameter in command.params for word in parameter.opts if "--" in word}
+        - {"--folder"}
+        for name, command in tool.commands[group].commands.items()
+    }
+    rows = table_rows(section(page("reference/node.md"), head))
+    assert {cells[0].strip("`"): quoted(cells[1]) for cells in rows} == known
+
+
+def listed_under(head: str) -> set[str]:
+    """Return the codes in the first column of node.md's table under a heading."""
+    rows = table_rows(section(page("reference/node.md"), head))
+    return {code for cells in rows for code in quoted(cells[0])}
+
+
+def test_every_action_state_and_event_of_a_node_is_listed() -> None:
+    source = (ROOT / "fl_client/app.py").read_text(encoding="utf-8")
+    actions = {".".join(found) for found in re.findall(r'@app\.(\w+)\("(\w+)"\)', source)}
+    assert listed_under("Messages") == actions | {f"query.{phase}" for phase in PHASES}
+    assert listed_under("States of a plan at a hospital") == set(typing.get_args(State))
+    assert listed_under("Events of the audit log") == set(EVENTS)
+    assert {
+        code
+        for cells in table_rows(section(page("how-to/approve-a-plan.md"), "States of a plan"))
+        for code in quoted(cells[0])
+    } == set(typing.get_args(State))
+
+
+@pytest.mark.parametrize("name", ["tutorial/first-federation.md", "zh/first-federation.md"])
+def test_the_blocks_of_the_federation_are_shell_and_the_same_in_both_languages(name: str) -> None:
+    def lines(of: str) -> list[str]:
+        return [line for block in blocks(page(of), "sh") for line in block.splitlines() if line]
+
+    bash = shutil.which("bash")
+    assert bash is not None
+    script = "\n".join(lines(name))
+    read = subprocess.run([bash, "-n"], input=script, text=True, check=False, capture_output=True)
+    assert (read.returncode, read.stderr) == (0, "")
+    assert lines(name) == lines("tutorial/first-federation.md")
 
 
 # ---- examples that are run

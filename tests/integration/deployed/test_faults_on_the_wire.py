@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedcohort.fl_client.audit_log import AuditLog
+from fedcohort.fl_client.governance.audit_log import AuditLog
 from fedcohort.fl_server import submitting
 from fedcohort.fl_server.run_folder import RunFolder, result_of
 from fedcohort.hosting import running_state

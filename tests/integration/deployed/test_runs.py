@@ -12,7 +12,7 @@ import pytest
 
 from fedcohort.datasets import LoadOptions, load_catalogue
 from fedcohort.experiments.simulation.federate import federate
-from fedcohort.fl_client.approvals import Approvals
+from fedcohort.fl_client.governance.approvals import Approvals
 from fedcohort.fl_client.site_gate import in_force
 from fedcohort.fl_server import submitting
 from fedcohort.fl_server.run_folder import result_of

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from fedcohort.datasets import (
     LoadOptions,
@@ -17,8 +18,8 @@ from fedcohort.datasets import (
     load_table,
     write_extract,
 )
-from fedcohort.experiments.one_extract import mapping_of
-from fedcohort.fl_client.site_data import SiteData
+from fedcohort.experiments.one_extract import extract_one, mapping_of
+from fedcohort.fl_client.site_data import SiteData, mapping_template
 from fedcohort.privacy.errors import FedCohortError, PolicyError
 from fedcohort.study.cohort import Cohort
 
@@ -135,3 +136,22 @@ def test_a_table_without_a_codebook_gets_none(tmp_path: Path) -> None:
     )
     assert made.codebook is None
     assert [path.name for path in (tmp_path / "data").iterdir()] == ["extract.csv"]
+
+
+def extract_to(root: Path, mapping: Path) -> None:
+    quiet = Console(quiet=True)
+    options = LoadOptions()
+    extract_one("heart-disease", "cleveland", root / "data", options, quiet, mapping=mapping)
+
+
+def test_the_stub_of_a_mapping_is_filled_in_and_is_then_a_hospitals_own(tmp_path: Path) -> None:
+    mapping = tmp_path / "mapping.yaml"
+    mapping.write_text(mapping_template(), encoding="utf-8")
+    extract_to(tmp_path, mapping)
+    assert SiteData.read(tmp_path, "h01").cohort()[0].patients == 303
+    assert stat.S_IMODE(mapping.stat().st_mode) == 0o600
+    written = mapping.read_bytes()
+    (tmp_path / "data" / "extract.csv").unlink()
+    assert code_of(lambda: extract_to(tmp_path, mapping)) == "out_exists"
+    assert mapping.read_bytes() == written
+    assert not (tmp_path / "data" / "extract.csv").exists()

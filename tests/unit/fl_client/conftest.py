@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from fedcohort.fl_client.policy import Policy
+from fedcohort.fl_client.governance.policy import Policy
 from fedcohort.privacy.accounting import calibrate
 from fedcohort.study.plan import Plan, PrivacyTerms
 

@@ -14,9 +14,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedcohort.fl_client.approvals import Approval, Approvals
-from fedcohort.fl_client.audit_log import AuditLog
-from fedcohort.fl_client.policy import Policy
+from fedcohort.fl_client.governance.approvals import Approval, Approvals
+from fedcohort.fl_client.governance.audit_log import AuditLog
+from fedcohort.fl_client.governance.policy import Policy
 from fedcohort.privacy.errors import PolicyError
 from fedcohort.study.plan import Plan
 

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedcohort.fl_client._chained import ChainedFile, Line
-from fedcohort.fl_client.audit_log import AuditLog
+from fedcohort.fl_client.governance._chained import ChainedFile, Line
+from fedcohort.fl_client.governance.audit_log import AuditLog
 from fedcohort.privacy.errors import PolicyError
 
 POLICY, PLAN = "ab" * 32, "cd" * 32
@@ -78,13 +78,13 @@ def test_an_entry_is_on_disk_when_it_was_written(tmp_path: Path) -> None:
 def test_no_field_takes_what_could_be_a_patients(tmp_path: Path, facts: dict[str, Any]) -> None:
     log = log_of(tmp_path)
     with pytest.raises(ValueError, match="audit log"):
-        log.append("plan_checked", POLICY, **facts)
+        log.append("plan_proposed", POLICY, **facts)
     assert log.entries() == ()
 
 
 def test_an_event_is_a_known_one_and_names_the_policy(tmp_path: Path) -> None:
     log = log_of(tmp_path)
-    for event, policy in [("patient_read", POLICY), ("plan_checked", ""), ("plan_checked", "x")]:
+    for event, policy in [("patient_read", POLICY), ("plan_proposed", ""), ("plan_proposed", "x")]:
         with pytest.raises(ValueError, match=r"audit log|policy"):
             log.append(event, policy)
 
@@ -133,7 +133,7 @@ def rehashed(path: Path, entries: int) -> None:
     path.with_name(f"{path.name}.head").unlink()
     log = AuditLog(path, clock=lambda: START)
     for _ in range(entries):
-        log.append("plan_checked", POLICY, plan_sha256="ef" * 32)
+        log.append("plan_proposed", POLICY, plan_sha256="ef" * 32)
 
 
 def test_an_older_or_another_file_is_found_by_its_head(tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_a_running_process_notices_a_file_that_was_put_back(tmp_path: Path) -> N
     path = tmp_path / "audit.jsonl"
     older = path.read_bytes().splitlines(keepends=True)[:2]
     path.write_bytes(b"".join(older))
-    assert code_of(lambda: log.append("plan_checked", POLICY)) == "log_rolled_back"
+    assert code_of(lambda: log.append("plan_proposed", POLICY)) == "log_rolled_back"
 
 
 def test_a_line_that_a_crash_tore_is_cut_off_and_a_whole_one_counts(tmp_path: Path) -> None:
@@ -170,7 +170,7 @@ def test_a_line_that_a_crash_tore_is_cut_off_and_a_whole_one_counts(tmp_path: Pa
         file.write(b'{"body":{"event":"pl')
     assert len(log_of(tmp_path).entries()) == 3
     assert path.read_bytes() == whole
-    log_of(tmp_path).append("plan_checked", POLICY)
+    log_of(tmp_path).append("plan_proposed", POLICY)
     head.write_text(told)  # the crash between the line and its head
     assert len(log_of(tmp_path).entries()) == 4
     assert head.read_text() != told
@@ -179,7 +179,7 @@ def test_a_line_that_a_crash_tore_is_cut_off_and_a_whole_one_counts(tmp_path: Pa
 def test_two_processes_take_turns(tmp_path: Path) -> None:
     one, other = log_of(tmp_path), log_of(tmp_path)
     for number in range(4):
-        (one if number % 2 else other).append("plan_checked", POLICY, round=number)
+        (one if number % 2 else other).append("plan_proposed", POLICY, round=number)
     assert [entry.facts["round"] for entry in one.entries()] == [0, 1, 2, 3]
     assert one.verify() == other.verify()
 
@@ -187,7 +187,7 @@ def test_two_processes_take_turns(tmp_path: Path) -> None:
 def test_a_link_in_place_of_the_log_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").write_text("")
     (tmp_path / "audit.jsonl").symlink_to(tmp_path / "elsewhere")
-    assert code_of(lambda: log_of(tmp_path).append("plan_checked", POLICY)) == "log_rolled_back"
+    assert code_of(lambda: log_of(tmp_path).append("plan_proposed", POLICY)) == "log_rolled_back"
     assert (tmp_path / "elsewhere").read_text() == ""
 
 
@@ -197,7 +197,7 @@ def test_what_cannot_be_written_is_refused_and_leaves_the_log_as_it_was(
     log = log_of(tmp_path, 2)
     real = os.write
     monkeypatch.setattr(os, "write", lambda handle, data: real(handle, data[:10]))
-    assert code_of(lambda: log.append("plan_checked", POLICY)) == "log_unavailable"
+    assert code_of(lambda: log.append("plan_proposed", POLICY)) == "log_unavailable"
     monkeypatch.undo()
     assert len(log.entries()) == 2
     assert len(log_of(tmp_path).entries()) == 2
@@ -205,7 +205,7 @@ def test_what_cannot_be_written_is_refused_and_leaves_the_log_as_it_was(
 
 def test_requests_are_counted_by_the_day(tmp_path: Path) -> None:
     log = log_of(tmp_path, 9)  # every six hours from 08:00
-    log.append("plan_checked", POLICY)
+    log.append("plan_approved", POLICY)
     days = [START.date() + dt.timedelta(days=number) for number in range(4)]
     assert [log.requests_on(day) for day in days] == [3, 4, 2, 0]
 

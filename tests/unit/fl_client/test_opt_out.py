@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedcohort.datasets.patients import keyed_ids
-from fedcohort.fl_client.audit_log import AuditLog
-from fedcohort.fl_client.opt_out import OptOut
+from fedcohort.fl_client.governance.audit_log import AuditLog
+from fedcohort.fl_client.governance.opt_out import OptOut
 from fedcohort.privacy.errors import PolicyError
 from fedcohort.study.cohort import Cohort, Schema
 

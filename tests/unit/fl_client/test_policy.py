@@ -18,9 +18,14 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedcohort.fl_client.plan_check import check_plan, check_request, read_plan, study_epsilon
-from fedcohort.fl_client.policy import Policy
-from fedcohort.fl_client.policy_template import policy_template
+from fedcohort.fl_client.governance.plan_check import (
+    check_plan,
+    check_request,
+    read_plan,
+    study_epsilon,
+)
+from fedcohort.fl_client.governance.policy import Policy
+from fedcohort.fl_client.governance.policy_template import policy_template
 from fedcohort.privacy.errors import PolicyError
 from fedcohort.privacy.ledger.book import Account, Book
 from fedcohort.privacy.ledger.charges import Opening

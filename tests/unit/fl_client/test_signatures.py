@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from fedcohort.fl_client.policy import Policy
-from fedcohort.fl_client.signatures import (
+from fedcohort.fl_client.governance.policy import Policy
+from fedcohort.fl_client.governance.signatures import (
     check_signed,
     pin,
     pinned_approvers,

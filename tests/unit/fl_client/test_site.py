@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedcohort.fl_client.approvals import Approvals
-from fedcohort.fl_client.audit_log import AuditLog
+from fedcohort.fl_client.governance.approvals import Approvals
+from fedcohort.fl_client.governance.audit_log import AuditLog
 from fedcohort.fl_client.round_memory import FileRoundMemory, Remembered
 from fedcohort.fl_client.site import Site, open_site, pin_roster
 from fedcohort.fl_client.site_data import SiteData

@@ -29,12 +29,12 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from fedcohort.fl_client.doctor import FLOWER_SWITCHES, Check, doctor
-from fedcohort.fl_client.plain_text import check_path, inside
-from fedcohort.fl_client.policy import Policy
-from fedcohort.fl_client.signatures import pin, sign_policy
+from fedcohort.fl_client.governance.plain_text import check_path, inside
+from fedcohort.fl_client.governance.policy import Policy
+from fedcohort.fl_client.governance.signatures import pin, sign_policy
+from fedcohort.fl_client.governance.site_rules import classes_of, site_rules
 from fedcohort.fl_client.site_data import SiteData
 from fedcohort.fl_client.site_folder import create_approver_key, init
-from fedcohort.fl_client.site_rules import classes_of, site_rules
 from fedcohort.privacy.budget import Budget
 from fedcohort.privacy.errors import ConfigError, FedCohortError, PolicyError
 from fedcohort.privacy.ledger.charges import Opening

@@ -12,7 +12,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedcohort.fl_client.strict_yaml import (
+from fedcohort.fl_client.governance.strict_yaml import (
     MAX_BYTES,
     MAX_DEPTH,
     MAX_NODES,

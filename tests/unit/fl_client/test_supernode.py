@@ -10,8 +10,8 @@ import pytest
 
 from fedcohort.fl_client import flower_compat
 from fedcohort.fl_client.flower_compat import NodeGoneError, _NoEndlessPull
+from fedcohort.fl_client.governance.policy import Policy
 from fedcohort.fl_client.node_key import create_node_key, node_public_key
-from fedcohort.fl_client.policy import Policy
 from fedcohort.fl_client.site_folder import init
 from fedcohort.fl_client.supernode import check_arguments
 from fedcohort.fl_client.supervisor import site_services

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import stat
 import subprocess
 import sys
 import textwrap
@@ -78,6 +79,19 @@ def test_what_is_started_is_stopped_and_its_output_kept(tmp_path: Path) -> None:
     thread.join(20)
     assert not alive(pid)
     assert running_state(tmp_path) is None
+
+
+def test_what_a_service_writes_is_its_owners_alone(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        one = Supervisor([service("a", "open('made', 'w').close()\n" + SLEEPER)], tmp_path)
+        thread = in_thread(one)
+        until(lambda: (tmp_path / "made").exists())
+        one.stop()
+        thread.join(20)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "made").stat().st_mode) == 0o600
 
 
 def test_what_does_not_listen_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..privacy.disclosure import Classes, SiteRules
-from ..study.cohort import Cohort
-from ..study.plan import Plan, analysis_of
+from ...privacy.disclosure import Classes, SiteRules
+from ...study.cohort import Cohort
+from ...study.plan import Plan, analysis_of
 from .policy import Policy
 
 __all__ = ["classes_of", "site_rules"]

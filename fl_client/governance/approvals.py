@@ -19,8 +19,8 @@ from typing import Any, Literal
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from ..privacy.errors import PolicyError
-from ..study.plan import Plan
+from ...privacy.errors import PolicyError
+from ...study.plan import Plan
 from ._chained import ChainedFile, Line
 from .audit_log import AuditLog
 from .plain_text import check_id

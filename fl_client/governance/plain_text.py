@@ -13,7 +13,7 @@ import re
 import unicodedata
 from pathlib import Path, PurePosixPath
 
-from ..privacy.errors import PolicyError
+from ...privacy.errors import PolicyError
 
 __all__ = ["check_id", "check_label", "check_path", "check_text", "inside", "strange_character"]
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..privacy.ledger.chain import Head
+from ...privacy.ledger.chain import Head
 from ._chained import ChainedFile, Line
 
 __all__ = ["AUDIT_FORMAT", "EVENTS", "REQUESTS", "AuditLog", "Entry"]
@@ -25,8 +25,6 @@ EVENTS = (
     "node_stopped",
     "policy_in_force",
     "policy_refused",
-    "plan_submitted",
-    "plan_checked",
     "plan_approved",
     "plan_refused",
     "plan_revoked",

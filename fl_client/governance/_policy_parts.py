@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from ..privacy.disclosure import Minimums
+from ...privacy.disclosure import Minimums
 from ._fields import Fields
 from .plain_text import check_id, check_text
 from .strict_yaml import Mapped

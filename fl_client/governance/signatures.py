@@ -20,8 +20,8 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from ..privacy.errors import PolicyError
-from ..privacy.secagg.suite import INTL
+from ...privacy.errors import PolicyError
+from ...privacy.secagg.suite import INTL
 from .policy import ROLES, Approver, Policy
 
 __all__ = [

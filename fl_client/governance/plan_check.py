@@ -11,11 +11,11 @@ import datetime as dt
 import json
 from collections.abc import Iterable, Mapping
 
-from ..privacy.accounting import epsilon_of_event
-from ..privacy.errors import PolicyError
-from ..privacy.ledger.book import Account
-from ..study.plan import Plan
-from ..study.registry import names
+from ...privacy.accounting import epsilon_of_event
+from ...privacy.errors import PolicyError
+from ...privacy.ledger.book import Account
+from ...study.plan import Plan
+from ...study.registry import names
 from ._policy_parts import HOURS
 from .plain_text import check_id, check_label, check_text
 from .policy import Policy
@@ -196,7 +196,7 @@ def _check_scope(policy: Policy, plan: Plan, today: dt.date) -> None:
 
 
 def _analyses() -> tuple[str, ...]:
-    from ..study import analyses
+    from ...study import analyses
 
     return names(analyses)
 

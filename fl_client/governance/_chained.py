@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..privacy.errors import PolicyError
-from ..privacy.ledger.chain import Head
-from ..privacy.ledger.witness import locked, read_head, write_head
+from ...privacy.errors import PolicyError
+from ...privacy.ledger.chain import Head
+from ...privacy.ledger.witness import locked, read_head, write_head
 
 __all__ = ["ChainedFile", "Line"]
 

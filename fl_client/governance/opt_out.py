@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..datasets.patients import keyed_ids, normal_id
-from ..privacy.errors import PolicyError
-from ..study.cohort import Cohort
+from ...datasets.patients import keyed_ids, normal_id
+from ...privacy.errors import PolicyError
+from ...study.cohort import Cohort
 from .audit_log import AuditLog
 
 __all__ = ["OptOut"]

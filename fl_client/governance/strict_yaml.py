@@ -16,7 +16,7 @@ from typing import NoReturn
 
 import yaml
 
-from ..privacy.errors import PolicyError
+from ...privacy.errors import PolicyError
 from .plain_text import strange_character
 
 __all__ = [

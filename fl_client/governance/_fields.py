@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Collection, Mapping
 from typing import NoReturn, TypeVar
 
-from ..privacy.errors import PolicyError
+from ...privacy.errors import PolicyError
 from .plain_text import check_id, check_label, check_path, check_text
 from .strict_yaml import Listed, Mapped, Node, Text
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
-from ..study.enrolment import Invitation
+from ...study.enrolment import Invitation
 from .plain_text import check_id, check_text
 
 __all__ = ["policy_template"]

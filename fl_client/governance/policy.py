@@ -18,9 +18,9 @@ from typing import Literal
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
-from ..privacy.disclosure import Minimums
-from ..privacy.errors import PolicyError
-from ..privacy.ledger.charges import Opening
+from ...privacy.disclosure import Minimums
+from ...privacy.errors import PolicyError
+from ...privacy.ledger.charges import Opening
 from ._policy_parts import POLICY_FORMAT, ROLES, Approver, Dataset, Limits, read_parts
 from .strict_yaml import parse_yaml, read_yaml
 

@@ -1,0 +1,1 @@
+"""What a hospital allows, who said so, and what was done: its policy, approvals and log."""
