@@ -16,7 +16,7 @@ import pytest
 from numpy.typing import NDArray
 
 from fedcohort.experiments.simulation.federate import ceremony, simulated_node
-from fedcohort.fl_client import node as node_module
+from fedcohort.fl_client import site_study as study_module
 from fedcohort.fl_client.node import Node, SecAggRequest
 from fedcohort.privacy.errors import PolicyError, ProtocolError
 from fedcohort.privacy.secagg.coordinator import CoordinatorSession
@@ -139,7 +139,7 @@ def test_without_the_name_in_the_terms_a_hospital_is_read(  # the positive contr
     def nameless(plan: Plan, terms: RoundTerms) -> ExpectedRound:
         return dataclasses.replace(expected_round(plan, terms), training_round=b"")
 
-    monkeypatch.setattr(node_module, "expected_round", nameless)
+    monkeypatch.setattr(study_module, "expected_round", nameless)
     hostile = Hostile()
     everybody = hostile.opened(b"\1" * 32, (1, 2, 3, 4, 5))
     rest = hostile.opened(b"\2" * 32, (1, 2, 3, 4))

@@ -24,7 +24,7 @@ import pytest
 from flwr.app import Message
 
 from fedcohort.experiments.simulation.local_grid import Fault, InProcessGrid
-from fedcohort.fl_client import node as node_module
+from fedcohort.fl_client import site_study as study_module
 from fedcohort.fl_client.app import client_app
 from fedcohort.fl_client.door import NoDisclosureRules, SiteTerms, hand_over
 from fedcohort.fl_client.gate import PlanGate
@@ -641,7 +641,7 @@ def test_nothing_is_handed_over_that_was_not_paid_for_before(
         assert charges  # on disk, for anybody to read
         return hand_over(*asked)
 
-    monkeypatch.setattr(node_module, "hand_over", watched)
+    monkeypatch.setattr(study_module, "hand_over", watched)
     node, plan = node_of(fresh, order=order), plan_of()
     node.propose(plan.to_json())
     terms, arrays = first_round(plan)

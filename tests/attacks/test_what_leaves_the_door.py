@@ -891,7 +891,7 @@ def test_an_empty_and_an_over_full_hospital_answer_alike(
 
 def leave_one_out(plan: Plan, cohort: Cohort, monkeypatch: pytest.MonkeyPatch) -> float:
     """How far one patient moves what a node hands to the door, before any noise."""
-    from fedcohort.fl_client import node as module
+    from fedcohort.fl_client import site_study as module
 
     totals: list[Vector] = []
 
