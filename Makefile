@@ -91,7 +91,7 @@ test-audit: $(DEV)  ## 4,000 trainings with one patient and without, against the
 test-pages: $(DEV)  ## open the reports in the system's Chromium (chromium, chromedriver)
 	@$(PY_VENV) -m pytest -q -m browser $(ARGS)
 
-test-deploy: $(DEV)  ## a coordinator and three sites over TLS on loopback, beside Flower's own way (7 minutes)
+test-deploy: $(DEV)  ## a coordinator and three sites over TLS on loopback, beside Flower's own way (20 minutes)
 	@$(PY_VENV) -m pytest -q -s -m deploy tests/integration/deployed $(ARGS)
 
 coverage: $(DEV)  ## the tests of `make test` with branch coverage

@@ -80,6 +80,10 @@ def coordinate(
         run.fail(error)
         return error.code
     except LinkGoneError:
+        if run.stopping:  # Flower says no more than that this run may ask nothing
+            stopped = ProtocolError("run_stopped", "the run was stopped before it had a result")
+            run.fail(stopped)
+            return stopped.code
         gone = ProtocolError(
             "superlink_gone",
             f"the SuperLink did not answer for {LINK_PATIENCE_S:.0f} s",
@@ -159,17 +163,24 @@ def _run(
         on_round=on_round,
         proposed=True,
         start=start,
-        journal=_RunJournal(run.folder),
+        journal=_RunJournal(run.folder, pause),
     )
 
 
 class _RunJournal(Journal):
-    """Keeps in the run's folder how far it came."""
+    """Keeps in the run's folder how far it came.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: The run's.
+        pause: Asked before a sum is opened: the last place where a run may be left without loss.
+    """
+
+    def __init__(self, folder: Path, pause: Pause) -> None:
         self._folder = folder
+        self._pause = pause
 
     def opening(self, rounds: int) -> None:
+        self._pause(0.0)
         replace_file(self._folder / _OPENING, json.dumps({"rounds": rounds}).encode())
 
     def opened(self, checkpoint: Checkpoint) -> None:

@@ -143,6 +143,11 @@ class RunFolder:
         return RunState(phase=_PHASES[last["event"]], rounds=rounds, waiting_for=waiting_for)
 
     @property
+    def stopping(self) -> bool:
+        """Whether somebody asked for its end."""
+        return any(event["event"] == "stopping" for event in self.events())
+
+    @property
     def flower_run(self) -> int:
         """Flower's number of the run; another one where the run was taken up again."""
         path = self.folder / _FLOWER_RUN

@@ -157,7 +157,7 @@ class Runner:
                 pause=lambda seconds: self._pause(taken, seconds),
             )
         except RunNotRunningException:
-            if not any(event["event"] == "stopping" for event in folder.events()):
+            if not folder.stopping:
                 self._to_resume = True  # nobody stopped it: Flower missed this process for a while
                 raise InterruptedRunError from None
             stopped = ProtocolError("run_stopped", "the run was stopped before it had a result")

@@ -135,13 +135,10 @@ main(sys.argv[2:])
 """
 
 
-def node_process(
-    federation: Any, folder: Any, tmp_path: Path, off_s: int
-) -> subprocess.CompletedProcess[bytes]:
+def skewed_node(federation: Any, folder: Any, off_s: int) -> subprocess.CompletedProcess[bytes]:
     """Run a hospital's SuperNode, with a clock that is off, until it ends."""
-    policy = in_force(federation.sites[federation.names[0]].folder)
-    service = site_services(folder, policy, federation.free_port())[0]
-    launcher = tmp_path / "skewed.py"
+    service = site_services(folder, in_force(folder), federation.free_port())[0]
+    launcher = federation.root / "skewed.py"
     launcher.write_text(SKEWED, encoding="ascii")
     at = service.command.index("fedcohort.fl_client.supernode")
     command = [sys.executable, str(launcher), str(off_s), *service.command[at + 1 :]]
@@ -150,38 +147,51 @@ def node_process(
     )
 
 
-def test_a_node_with_a_wrong_clock_ends_and_says_so(federation: Any, tmp_path: Path) -> None:
-    """Its supervisor would start it again, 10 s later and seldom; a run waits for it meanwhile."""
-    folder = federation.sites[federation.names[0]].folder
-    done = node_process(federation, folder, tmp_path, off_s=400)
-    assert done.returncode != 0
-    assert b"Failed to initialize the connection" in done.stdout + done.stderr
+@dataclass(frozen=True)
+class Fourth:
+    """Another hospital: enrolled, in no roster; its clock was wrong, then it was put right.
+
+    Attributes:
+        hospital: Its folders.
+        skewed: What became of its node while its clock was wrong.
+    """
+
+    hospital: Any
+    skewed: subprocess.CompletedProcess[bytes]
+
+
+@pytest.fixture(scope="module")
+def fourth(federation: Any, wait_until: Callable[..., None]) -> Iterator[Fourth]:
+    setup = federation.setup
+    invitation = invite(setup, FOURTH, today=TODAY)
+    hospital = federation.made_hospital(federation.root / FOURTH, invitation)
+    enrol(setup, hospital.request, today=TODAY)
+    skewed = skewed_node(federation, hospital.folder, 400)
+    federation.start(FOURTH, "fl_client.supervisor", hospital.folder.root)
+    try:
+        wait_until(lambda: submitting.status(setup).sites[FOURTH] == "online", 60, "the fourth")
+        yield Fourth(hospital, skewed)
+    finally:
+        federation.stop(FOURTH)
+
+
+def test_a_node_with_a_wrong_clock_ends_and_says_so_and_is_back_once_it_is_right(
+    fourth: Fourth,
+) -> None:
+    """Its supervisor starts it again, 10 s later and then seldom; a run waits for it meanwhile."""
+    assert fourth.skewed.returncode != 0
+    said = fourth.skewed.stdout + fourth.skewed.stderr
+    assert b"Failed to initialize the connection" in said
 
 
 # ---- shut out
 
 
-@pytest.fixture
-def fourth(federation: Any, wait_until: Callable[..., None]) -> Iterator[Any]:
-    """Another hospital: enrolled, connected, in no roster."""
-    hospital = federation.made_hospital(
-        federation.root / FOURTH, invite(federation.setup, FOURTH, today=TODAY)
-    )
-    enrol(federation.setup, hospital.request, today=TODAY)
-    federation.start(FOURTH, "fl_client.supervisor", hospital.folder.root)
-    try:
-        wait_until(
-            lambda: submitting.status(federation.setup).sites[FOURTH] == "online", 60, "the fourth"
-        )
-        yield hospital
-    finally:
-        federation.stop(FOURTH)
-
-
 def test_a_node_that_is_shut_out_is_out_at_once(
-    federation: Any, fourth: Any, wait_until: Callable[..., None]
+    federation: Any, fourth: Fourth, wait_until: Callable[..., None]
 ) -> None:
-    own = key_of(fourth.folder.node_key)
+    hospital = fourth.hospital
+    own = key_of(hospital.folder.node_key)
     node = enrolled(federation.setup)[FOURTH]
     claim = Claim(node=node, public=own.public_key(), signs=own)
     assert answer_to(federation, claim) == 200
@@ -193,8 +203,8 @@ def test_a_node_that_is_shut_out_is_out_at_once(
         submitting.submit(federation.setup, plan)
     assert refused.value.code == "site_not_enrolled"
     # Its running process is told as well, by the server it asks.
-    log = fourth.folder.logs / "supernode.log"
-    wait_until(lambda: b"401" in log.read_bytes() or ended(fourth), 60, "its node to be refused")
+    log = hospital.folder.logs / "supernode.log"
+    wait_until(lambda: b"401" in log.read_bytes() or ended(hospital), 60, "its node to be refused")
 
 
 def ended(hospital: Any) -> bool:

@@ -12,12 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fedcohort.fl_server import deployed
 from fedcohort.fl_server.coordinator import Outcome
 from fedcohort.fl_server.coordinator_setup import CoordinatorSetup
 from fedcohort.fl_server.deployed import coordinate
 from fedcohort.fl_server.flower_compat import LinkGoneError, RunInput, RunNotRunningException
 from fedcohort.fl_server.run_folder import RunFolder, result_of
 from fedcohort.fl_server.runner import Runner
+from fedcohort.fl_server.sites import InterruptedRunError
 from fedcohort.fl_server.superlink import fleet_only, operator_only, superlink_arguments
 from fedcohort.privacy.errors import ConfigError, PolicyError
 from fedcohort.study.analysis import Result
@@ -150,6 +152,41 @@ def test_a_stopped_run_says_so(setup: CoordinatorSetup) -> None:
     run_once(setup, taken, run)
     assert taken.ended == ["run_stopped"]
     assert RunFolder(setup.runs / "9").state().code == "run_stopped"
+
+
+@pytest.mark.parametrize(
+    ("told", "code"), [("stopping", "run_stopped"), ("online", "superlink_gone")]
+)
+def test_a_link_that_breaks_since_the_run_was_stopped_is_no_link_that_is_gone(
+    told: str, code: str, setup: CoordinatorSetup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RunFolder(setup.runs / "9")
+
+    def broken(*given: Any) -> Any:
+        run.tell(told)
+        raise LinkGoneError("HTTPStatusError")
+
+    monkeypatch.setattr(deployed, "submitted_plan", broken)
+    grid: Any = SimpleNamespace()
+    assert coordinate(setup, grid, run_id=9, plan_sha256="ab" * 32) == code
+    assert run.state().code == code
+
+
+def test_a_run_is_left_before_a_sum_is_opened_and_not_within(tmp_path: Path) -> None:
+    """A coordinator that is stopped in good order loses no sum."""
+    leaving = [True]
+
+    def pause(seconds: float) -> None:
+        if leaving:
+            raise InterruptedRunError
+
+    journal = deployed._RunJournal(tmp_path, pause)
+    with pytest.raises(InterruptedRunError):
+        journal.opening(1)
+    assert list(tmp_path.iterdir()) == []
+    leaving.clear()
+    journal.opening(1)
+    assert (tmp_path / "opening.json").exists()
 
 
 def test_the_runner_outlives_a_failure_and_a_superlink_that_went(setup: CoordinatorSetup) -> None:
