@@ -21,7 +21,6 @@ import httpx
 from flwr.app import Context, Message
 from flwr.common.constant import SubStatus
 from flwr.proto.runtime_pb2 import AcquireTaskRequest, SendTaskHeartbeatRequest
-from flwr.supercore.inflatable.inflatable_utils import ObjectPullError
 from flwr.supercore.interceptors import (
     RuntimeTokenHttpInterceptor,
     RuntimeVersionHttpInterceptor,
@@ -113,7 +112,9 @@ class OpenTask:
         try:
             pulled = _NoEndlessPull(self._client, _STALL_S)
             message, context, _, bundle = pull_task_input(pulled)  # type: ignore[arg-type]  # it is one
-        except (httpx.HTTPError, ObjectPullError, ValueError, RuntimeError) as error:
+        except NodeGoneError:
+            raise
+        except Exception as error:  # also of parts that are no message: no reason to end
             raise NodeGoneError(type(error).__name__) from error
         return TaskInput(message=message, context=context, bundle=bundle.content)
 

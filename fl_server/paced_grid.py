@@ -50,8 +50,6 @@ class PacedGrid(Grid):
         ttl: float | None = None,
     ) -> Message:
         """Make a message (Flower's old way)."""
-        """Set the run."""
-        """The run of this grid."""
         return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def get_node_ids(self) -> Iterable[int]:

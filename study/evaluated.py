@@ -112,7 +112,7 @@ class HeldOut(Analysis):
 
     def is_table(self, number: int) -> bool:
         """Whether every coordinate of this round's sum counts patients: the histogram's does."""
-        return self._is_last(number)
+        return self._is_last(number) or self.inner.is_table(number)
 
     def _is_last(self, number: int) -> bool:
         return self.holdout.histogram and number >= self.inner.most_rounds

@@ -41,7 +41,6 @@ TAKEN = {
         "flwr.supercore.interceptors.RuntimeVersionHttpInterceptor",
         "flwr.supercore.interceptors.SuperExecAuthHttpInterceptor",
         "flwr.supercore.retry.RetryInvoker",
-        "flwr.supercore.inflatable.inflatable_utils.ObjectPullError",
         "flwr.supercore.retry.exponential",
         "flwr.supercore.runtime.RuntimeHttpClient",
         "flwr.supernode.cli.flower_supernode",

@@ -236,3 +236,14 @@ def test_whatever_a_line_holds_it_is_one_line_and_comes_back(
         json.loads(line)["body"] == body
         for line, body in zip(raw.splitlines(), bodies, strict=True)
     )
+
+
+def test_an_entry_by_a_clock_that_was_behind_hides_no_request(tmp_path: Path) -> None:
+    now = [START]
+    log = AuditLog(tmp_path / "audit.jsonl", clock=lambda: now[0])
+    for number in range(3):
+        log.append("round_asked", POLICY, plan_sha256=PLAN, round=number)
+    now[0] = START - dt.timedelta(days=1)
+    log.append("node_started", POLICY)
+    assert log.requests_on(START.date()) == 3
+    assert log.requests_on(now[0].date()) == 0

@@ -75,7 +75,17 @@ def test_a_withdrawal_holds_from_the_next_read_and_is_logged_without_a_number(
 
 @pytest.mark.parametrize(
     "content",
-    [None, b"\xff\xfea\n", b"x" * 201, b"a\x00b\n", "a\u202eb\n".encode(), b"#" * (17 * 2**20)],
+    [
+        None,
+        b"\xff\xfea\n",
+        b"x" * 201,
+        b"a\x00b\n",
+        "a\u202eb\n".encode(),
+        b"#" * (17 * 2**20),
+        b"a  # withdrew in May\n",  # nobody has that token, and somebody was meant
+        b"a,2026-05-01\n",
+        b'"a"\n',
+    ],
 )
 def test_a_list_that_is_gone_or_unreadable_stops_the_site(
     tmp_path: Path, content: bytes | None

@@ -8,6 +8,7 @@ import pytest
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 
 from fedcohort.experiments.simulation.flower_compat import new_run, over_the_wire, stamped
+from fedcohort.fl_client import flower_compat
 from fedcohort.fl_client.bundle import check_bundle
 from fedcohort.fl_client.flower_compat import NodeGoneError, TaskInput
 from fedcohort.fl_client.worker import Worker, app
@@ -143,3 +144,17 @@ def test_it_ends_when_told_to() -> None:
 def test_behind_the_bundles_own_component_is_nobodys_data(action: str) -> None:
     reply = app(question(action), Context(1, 7, {}, RecordDict(), {}))
     assert "refused" in reply.content.config_records
+
+
+@pytest.mark.parametrize("error", [Exception("as DecodeError is"), KeyError("x"), TypeError("x")])
+def test_parts_that_are_no_message_are_a_task_that_is_lost(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pulled(client: object) -> None:
+        raise error
+
+    monkeypatch.setattr(flower_compat, "pull_task_input", pulled)
+    task = flower_compat.OpenTask("127.0.0.1:1", "token")
+    with pytest.raises(NodeGoneError):
+        task.read()
+    task.close()

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from fedcohort.privacy.errors import DataError, FedCohortError, PolicyError
+from fedcohort.study.analyses.counts import Counts
 from fedcohort.study.analysis import Result, State, Total, solve
 from fedcohort.study.cohort import Cohort, concatenate
 from fedcohort.study.evaluated import HISTOGRAM, HeldOut, parts
@@ -293,3 +294,8 @@ def test_scores_that_are_no_numbers_are_in_a_bin_all_the_same(risk: Make) -> Non
         table = score_histogram(model, np.full(5, bad), cohort, 10)
         assert table.sum() == pytest.approx(20)
     assert score_histogram(model, np.zeros(5), cohort.take(np.arange(0)), 10).sum() == 0
+
+
+def test_a_table_of_training_patients_is_still_a_table() -> None:
+    table = Counts(rows="outcome", row_values=("0", "1"))
+    assert HeldOut(inner=table, holdout=dataclasses.replace(HOLDOUT, histogram=False)).is_table(0)
