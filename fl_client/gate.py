@@ -50,6 +50,14 @@ class Gate(Protocol):
         """Return the cohort without those who said no since."""
         ...
 
+    def exact(self, plan: Plan, cohort: Cohort) -> None:
+        """Decide whether a sum without noise over these patients may be made at all.
+
+        Raises:
+            DisclosureError: It differs by few of them from one that left before.
+        """
+        ...
+
     def released(self, plan: Plan, round_: int, size: int) -> None:
         """Hear that a vector of so many bytes is about to leave."""
         ...
@@ -59,7 +67,10 @@ class Gate(Protocol):
         ...
 
     def closed(self, plan_sha256: str, result: Mapping[str, Vector]) -> None:
-        """Hear that a plan has ended, and what came of it: nothing where it failed."""
+        """Hear that a plan has ended, and what came of it: nothing where it failed.
+
+        Also where this life of the node never heard of it.
+        """
         ...
 
 
@@ -94,6 +105,9 @@ class PlanGate:
     def present(self, plan: Plan, cohort: Cohort) -> Cohort:
         """See `Gate.present`: nobody opts out of a simulation."""
         return cohort
+
+    def exact(self, plan: Plan, cohort: Cohort) -> None:
+        """See `Gate.exact`: the researcher holds every record anyway."""
 
     def released(self, plan: Plan, round_: int, size: int) -> None:
         """See `Gate.released`."""

@@ -56,7 +56,12 @@ class Node:
         self._memory_for = memory
         self._today = today
         self._studies: dict[str, SiteStudy] = {}
+        self._only: str | None = None
         self._ledgers: dict[str, Ledger] = {}  # of every plan that set its price aside here
+
+    def serve_only(self, plan_sha256: str) -> None:
+        """Answer messages of this plan alone from now on: the one that a run was signed for."""
+        self._only = plan_sha256
 
     def propose(self, plan_json: str, jurisdiction: str = "") -> str:
         """Accept a plan that this site approved, and make ready for its rounds.
@@ -76,6 +81,7 @@ class Node:
         with self._told("") as about:
             plan = self._gate.proposed(plan_json, jurisdiction)
             about.append(plan.sha256)
+            self._check_run(plan.sha256)
             self._check_date(plan)
             if plan.sha256 not in self._studies:
                 self._studies[plan.sha256] = self._study(plan)
@@ -107,6 +113,7 @@ class Node:
             result: What came of it, for the hospital; None where it failed.
         """
         with self._told(plan_sha256):
+            self._check_run(plan_sha256)
             study = self._studies.pop(plan_sha256, None)
             if study is not None:
                 study.memory.clear()
@@ -114,7 +121,7 @@ class Node:
             if ledger is not None:  # also where the cohort was refused after its price was reserved
                 ledger.close(plan_sha256)  # a disk that fails is asked again by the next close
                 del self._ledgers[plan_sha256]
-                self._gate.closed(plan_sha256, result or {})
+            self._gate.closed(plan_sha256, result or {})  # also of a plan of an earlier life
 
     def secagg(self, request: SecAggRequest) -> bytes:
         """Answer a phase of secure aggregation that carries no vector.
@@ -125,6 +132,7 @@ class Node:
             PolicyError: The gate refused.
         """
         with self._told(request.plan_sha256):
+            self._check_run(request.plan_sha256)
             study = self._studies.get(request.plan_sha256)
             if study is None:
                 raise ProtocolError("plan_unknown", "the phase belongs to no plan proposed here")
@@ -148,6 +156,7 @@ class Node:
         """
         with self._told("") as about:
             terms = RoundTerms.from_json(terms_json)
+            self._check_run(terms.plan_sha256)
             study = self._studies.get(terms.plan_sha256)
             if study is None:
                 raise ProtocolError("plan_unknown", "the round belongs to no plan proposed here")
@@ -157,6 +166,12 @@ class Node:
             answer = study.report(terms, State(round=terms.round, arrays=arrays), round_plan)
             self._gate.released(study.plan, terms.round, answer.vector.nbytes)
             return answer
+
+    def _check_run(self, plan_sha256: str) -> None:
+        if self._only is not None and plan_sha256 != self._only:
+            raise ProtocolError(
+                "run_other_plan", "the message is of another plan than its run was signed for"
+            )
 
     def _check_date(self, plan: Plan) -> None:
         if self._today().isoformat() > plan.expires:

@@ -36,7 +36,6 @@ class Remembered:
         terms_sha256: Of the round that the vector belongs to; empty without one.
         vector: int64 [d], prepared and not yet in an opened sum; None without one.
         charge_id: The ledger's entry that paid for it.
-        patients: How many there were; 0 before the first round. It never leaves the site.
     """
 
     attempt: str
@@ -44,7 +43,6 @@ class Remembered:
     terms_sha256: str = ""
     vector: NDArray[np.int64] | None = None
     charge_id: str = ""
-    patients: int = 0
 
 
 class RoundMemory(Protocol):
@@ -107,7 +105,6 @@ class FileRoundMemory:
                 terms_sha256=str(found["terms_sha256"]),
                 vector=np.frombuffer(raw, dtype="<i8").astype(np.int64) if raw else None,
                 charge_id=str(found["charge_id"]),
-                patients=int(found["patients"]),
             )
         except (FedCohortError, KeyError, OSError, TypeError, ValueError):
             return None
@@ -121,7 +118,6 @@ class FileRoundMemory:
             "next_round": known.next_round,
             "terms_sha256": known.terms_sha256,
             "charge_id": known.charge_id,
-            "patients": known.patients,
             "sha256": hashlib.sha256(raw).hexdigest(),
         }
         replace_file(self._path, json.dumps(head).encode() + b"\n" + raw)
@@ -134,7 +130,9 @@ class FileRoundMemory:
     def spend(self) -> None:
         """See `RoundMemory.spend`."""
         known = self.recall()
-        if known is not None and known.vector is not None:
+        if known is None:
+            self.clear()  # what cannot be read now must not be readable later
+        elif known.vector is not None:
             self.keep(replace(known, terms_sha256="", vector=None, charge_id=""))
 
     def clear(self) -> None:

@@ -84,6 +84,7 @@ class Site:
         except PolicyError as error:
             self.gate.refused_code(bundle, error.code)
             raise
+        self.node.serve_only(plan)
 
     def close(self) -> None:
         """Write down that the node stops, and let go of the ledger."""
@@ -109,7 +110,7 @@ def open_site(
     identity = load_identity(folder.identity)
     submitter = read_private(folder.coordinator).decode("ascii", "replace").strip()
     # A book that is asked for before there is a policy that names its ledger is never needed.
-    gate = SiteGate(folder, lambda: ledger.book, submitter=submitter, now=now)
+    gate = SiteGate(folder, lambda: ledger, submitter=submitter, now=now)
     policy = gate.policy()
     policy.check_ca(read_private(folder.ca))
     ledger = SqliteLedger(folder.ledger(policy), kind="site")
@@ -142,7 +143,7 @@ def open_site(
         cohort=lambda plan: cohort_of(gate.policy(), gate.data_of(plan), plan),
         terms=terms,
         gate=gate,
-        memory=lambda plan: FileRoundMemory(folder.plans / f"{plan.sha256}.round"),
+        memory=lambda plan: FileRoundMemory(folder.round(plan.sha256)),
         today=lambda: now().date(),
     )
     return Site(

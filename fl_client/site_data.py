@@ -16,11 +16,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from ..datasets.codebook import Codebook, read_codebook
 from ..datasets.extract import ONE_ROW_EACH, DataWarning, LoadOptions, Source
 from ..datasets.holdout import tokens_of, with_holdout
+from ..datasets.patients import keyed_ids
 from ..datasets.readers import read_table
 from ..datasets.table import build_extract
 from ..privacy.errors import DataError, PolicyError
@@ -108,6 +111,20 @@ class SiteData:
         named = [*used, *(part for part in parts if part is not None)]
         return tuple(name for name in dict.fromkeys(named) if name not in self.options.exclude)
 
+    @property
+    def stamp(self) -> tuple[object, ...]:
+        """What tells, without reading the table, that something of the extract was changed.
+
+        Raises:
+            DataError: `unreadable_table`.
+        """
+        try:
+            found = self.table.stat()
+        except OSError as error:
+            raise _unreadable(self.table) from error
+        file = found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+        return self.site, self.table, file, self.codebook.sha256, self.options
+
     def check_opt_out(self, named: str) -> None:
         """Refuse an opt-out list that could not be applied, for want of a patient column.
 
@@ -123,6 +140,17 @@ class SiteData:
                 "the policy names an opt-out list and mapping.yaml no column of patients",
                 hint="Name the column in mapping.yaml; or leave dataset.opt_out_file out.",
             )
+
+    @cached_property
+    def patients(self) -> tuple[NDArray[np.uint64], tuple[str, ...]]:
+        """Every patient of the table once: the id in this process, uint64, and the token.
+
+        Raises:
+            DataError: The table cannot be read.
+        """
+        frame, _ = read_table(self.table)
+        tokens = pd.Series(tokens_of(frame, self.options.patient).unique(), dtype="str")
+        return keyed_ids(tokens), tuple(tokens)
 
     @cached_property
     def table_sha256(self) -> str:
@@ -208,8 +236,12 @@ def _sha256(path: Path) -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise DataError(
-            "unreadable_table",
-            f"{path} cannot be read",
-            hint="Put the extract where mapping.yaml says, readable for the node.",
-        ) from error
+        raise _unreadable(path) from error
+
+
+def _unreadable(path: Path) -> DataError:
+    return DataError(
+        "unreadable_table",
+        f"{path} cannot be read",
+        hint="Put the extract where mapping.yaml says, readable for the node.",
+    )

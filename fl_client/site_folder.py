@@ -6,7 +6,7 @@
     ca.crt  coordinator.pub  roster.json                  whom it trusts
     plans/  approvals.jsonl  audit.jsonl                  what was asked, decided and let out
     ledger.sqlite  rounds.json                            what was spent, which keys were used
-    results/                                              what came of plans
+    results/  exact-cohorts.json                          what came of plans, whom exact ones used
     flower/  logs/                                        FLWR_HOME, and what the processes said
 
 Approvers' private keys do not belong here: each approver keeps one's own.
@@ -110,6 +110,15 @@ class SiteFolder:
     def rounds(self) -> Path:
         """The counter of used keys."""
         return self.root / "rounds.json"
+
+    @property
+    def exact_cohorts(self) -> Path:
+        """Whom sums without noise were over."""
+        return self.root / "exact-cohorts.json"
+
+    def round(self, plan_sha256: str) -> Path:
+        """Return where a plan's round is kept while it runs."""
+        return self.plans / f"{plan_sha256}.round"
 
     @property
     def secret(self) -> Path:

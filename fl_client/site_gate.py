@@ -1,8 +1,9 @@
 """The hospital's own gate: its policy, its people and its log decide about every message.
 
-Policy, signatures, approvals and opt-outs are read anew each time, so that what changed since
-counts from the next message on. Every message is written into the audit log before it is
-answered.
+Policy, signatures, approvals, opt-outs and the extract's fingerprint are looked at anew each time,
+so that what changed since counts from the next message on. Proposals and rounds are written into
+the audit log before they are answered, releases before they leave; refusals too, up to a number
+a day, so that whoever sends nonsense does not fill a disk.
 """
 
 from __future__ import annotations
@@ -11,27 +12,33 @@ import datetime as dt
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping
+
+import numpy as np
 
 from ..hosting import private_folder, replace_file, write_new
 from ..privacy.errors import FedCohortError, PolicyError, ProtocolError
-from ..privacy.ledger.book import Book
+from ..privacy.ledger.store import SqliteLedger
 from ..study.analysis import Vector
 from ..study.cohort import Cohort
 from ..study.plan import Plan
 from .gate import NO_POLICY
 from .governance.approvals import Approvals
 from .governance.audit_log import AuditLog
+from .governance.exact_cohorts import ExactCohorts
 from .governance.opt_out import OptOut
 from .governance.plan_check import check_plan, check_request, read_plan
 from .governance.policy import Policy
 from .governance.signatures import check_signed, pinned_approvers
+from .round_memory import FileRoundMemory
 from .site_data import SiteData
 from .site_folder import SiteFolder
 
 __all__ = ["RESULT_FORMAT", "SiteGate", "in_force"]
 
 RESULT_FORMAT = "fedcohort.site_result/1"
+_MOST_REFUSALS = 5_000  # a day that are written down
 _MOST_NUMBERS = 20_000_000  # of a result that is kept: none of our models comes near
 
 
@@ -52,7 +59,7 @@ class SiteGate:
 
     Args:
         folder: The site's.
-        book: Tells what the ledger holds now.
+        ledger: Returns the site's ledger.
         submitter: The coordinator's public key, hex: whoever signs with it asked for the studies.
         now: The site's clock.
     """
@@ -60,18 +67,20 @@ class SiteGate:
     def __init__(
         self,
         folder: SiteFolder,
-        book: Callable[[], Book],
+        ledger: Callable[[], SqliteLedger],
         *,
         submitter: str = "",
         now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
     ) -> None:
         self._folder = folder
-        self._book = book
+        self._ledger = ledger
         self._submitter = submitter
         self._now = now
         self.audit = AuditLog(folder.audit, clock=now)
         self._data: dict[str, SiteData] = {}
         self._opt_outs: dict[str, OptOut] = {}
+        self._extract_now: tuple[object, SiteData] | None = None
+        self._refusals = Counter[dt.date]()
         self._told = ""  # what the log was last told of the policy
         self.known = NO_POLICY  # hash of the policy that decided last
 
@@ -105,7 +114,7 @@ class SiteGate:
         try:
             policy = in_force(self._folder)
             plan = self._folder.plan(plan_sha256)
-            data = SiteData.read(self._folder.root, policy.site)
+            data = self._extract(policy)
             approvals = Approvals(self._folder.approvals, policy, audit=self.audit)
             return approvals.state(plan, data.fingerprint, self._now().date())
         except FedCohortError:
@@ -118,7 +127,7 @@ class SiteGate:
         self._keep(plan)
         approvals = Approvals(self._folder.approvals, policy, audit=self.audit, clock=self._now)
         approvals.submit(plan, self._submitter)
-        data = SiteData.read(self._folder.root, policy.site)
+        data = self._extract(policy)
         data.check_opt_out(policy.dataset.opt_out_file)
         self._check(policy, plan, data, jurisdiction)
         approvals.mark(plan, "checked")
@@ -133,10 +142,16 @@ class SiteGate:
             policy = self.policy()
         else:
             policy = self._counted("round_asked", plan_sha256=plan.sha256, round=round_)
-        data = self._data[plan.sha256]
+        data = self._extract(policy)
         self._check(policy, plan, data, None)
         approvals = Approvals(self._folder.approvals, policy, audit=self.audit, clock=self._now)
         approvals.approved(plan, data.fingerprint, self._now().date())
+        if data.fingerprint != self._data[plan.sha256].fingerprint:
+            raise PolicyError(
+                "data_changed",
+                "the extract was replaced in the middle of the plan",
+                hint="The plan ends here; ask for a new one.",
+            )
 
     def present(self, plan: Plan, cohort: Cohort) -> Cohort:
         """See `Gate.present`."""
@@ -148,6 +163,13 @@ class SiteGate:
             self._opt_outs[plan.sha256] = known
         return known.left(cohort)
 
+    def exact(self, plan: Plan, cohort: Cohort) -> None:
+        """See `Gate.exact`."""
+        ids, tokens = self._data[plan.sha256].patients
+        used = [tokens[place] for place in np.flatnonzero(np.isin(ids, cohort.patient))]
+        minimum = self.policy().disclosure.min_cell_count
+        ExactCohorts(self._folder.exact_cohorts).add(used, minimum)
+
     def released(self, plan: Plan, round_: int, size: int) -> None:
         """See `Gate.released`."""
         self.audit.append(
@@ -158,14 +180,24 @@ class SiteGate:
         """See `Gate.refused`."""
         known = re.fullmatch(r"[0-9a-f]{64}", plan_sha256) is not None
         named = {"plan_sha256": plan_sha256} if known else {}  # whoever asks chose that text
+        today = self._now().date()
+        self._refusals[today] += 1
+        if self._refusals[today] > _MOST_REFUSALS:
+            return
         self.audit.append("message_refused", self.known, code=code, **named)
 
     def closed(self, plan_sha256: str, result: Mapping[str, Vector]) -> None:
         """See `Gate.closed`: the result is kept for `fedcohort site results`."""
+        plan = self._folder.plan(plan_sha256)
         self.audit.append("plan_closed", self.known, plan_sha256=plan_sha256)
         self._data.pop(plan_sha256, None)
         self._opt_outs.pop(plan_sha256, None)
-        plan = self._folder.plan(plan_sha256)
+        FileRoundMemory(self._folder.round(plan_sha256)).clear()
+        account = self._ledger().book.accounts.get(plan_sha256)
+        if account is None:
+            return  # it never ran here: nothing ends, and nothing is kept
+        if not account.closed:  # it began in another life of this node
+            self._ledger().close(plan_sha256)
         Approvals(self._folder.approvals, in_force(self._folder)).mark(plan, "finished")
         if sum(array.size for array in result.values()) > _MOST_NUMBERS:
             raise ProtocolError(
@@ -211,13 +243,21 @@ class SiteGate:
         check_request(policy, now=now.astimezone(), made_today=before)
         return policy
 
+    def _extract(self, policy: Policy) -> SiteData:
+        """Return the extract as it lies there now; its table is hashed where a file changed."""
+        data = SiteData.read(self._folder.root, policy.site)
+        seen = data.stamp
+        if self._extract_now is None or self._extract_now[0] != seen:
+            self._extract_now = seen, data
+        return self._extract_now[1]
+
     def _check(self, policy: Policy, plan: Plan, data: SiteData, jurisdiction: str | None) -> None:
         check_plan(
             policy,
             plan,
             today=self._now().date(),
             columns=data.columns,
-            accounts=self._book().accounts,
+            accounts=self._ledger().book.accounts,
             declared=jurisdiction,
         )
 

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from ..privacy.errors import DisclosureError, ProtocolError
+from ..privacy.errors import ProtocolError
 from ..study.analysis import Analysis, Contribution, State
 from ..study.cohort import Cohort
-from ..study.evaluated import parts
 from ..study.plan import Plan, analysis_of
 from ..study.rounds import RoundTerms, expected_round, terms_for
 from .door import Prepared, Release, SiteTerms, hand_over, pay, prepare
@@ -60,7 +59,6 @@ class SiteStudy:
         known = memory.recall()  # of a life before this one
         self._attempt = None if known is None else known.attempt
         self._next_round = 0 if known is None else known.next_round
-        self._patients = 0 if known is None else known.patients
         if known is not None and known.vector is not None:
             before = Prepared(vector=known.vector, charge_id=known.charge_id)
             self._prepared = known.terms_sha256, before
@@ -108,34 +106,15 @@ class SiteStudy:
                 raise ProtocolError("no_session", "the plan masks sums and this site cannot")
             self._site.session.open_round(round_plan, expected_round(self.plan, terms))
         if self._prepared is None or not again:
-            cohort = self._present()
-            # Asked once, whatever comes of it: a failure is paid for, and never free to repeat.
-            if self.plan.privacy is not None:
-                self._next_round = terms.round + 1
+            cohort = self._gate.present(self.plan, self._cohort)
+            # Asked once, whatever comes of it: a failure says something, and is never repeated.
+            self._next_round = terms.round + 1
             prepared = self._prepare(terms, state, cohort)
             self._prepared = terms.sha256, prepared
-            self._next_round = terms.round + 1
             self._keep(terms, prepared)
         answer = hand_over(self._prepared[1], self.plan, self._site)
         self._answered = asked, answer
         return answer
-
-    def _present(self) -> Cohort:
-        """Return the cohort without those who said no since.
-
-        Raises:
-            DisclosureError: `cohort_changed`: exact sums with and without somebody, near one
-                state, tell of that one.
-        """
-        cohort = self._gate.present(self.plan, self._cohort)
-        if self.plan.privacy is None and self._patients not in (0, cohort.patients):
-            raise DisclosureError(
-                "cohort_changed",
-                "somebody withdrew in the middle of a plan without noise",
-                hint="The withdrawal holds; the plan ends here. Ask for a new one.",
-            )
-        self._patients = cohort.patients
-        return cohort
 
     def _prepare(self, terms: RoundTerms, state: State, cohort: Cohort) -> Prepared:
         paid = pay(self._analysis, terms, self.plan, self._site)
@@ -143,17 +122,18 @@ class SiteStudy:
             contribution = self._analysis.contribution(cohort, state)
         else:
             cohort = cohort.at_most(self.plan.max_patients_per_site)
+            used = self._analysis.used(cohort, terms.round)
+            self._gate.exact(self.plan, used)
             contribution = self._analysis.contribution(cohort, state)
             if self._site.disclosure.counts_classes:
-                contribution = self._counted(contribution, cohort, terms.round)
+                contribution = self._counted(contribution, used, terms.round)
         return prepare(contribution, terms, self.plan, self._site, paid=paid)
 
-    def _counted(self, contribution: Contribution, cohort: Cohort, number: int) -> Contribution:
+    def _counted(self, contribution: Contribution, used: Cohort, number: int) -> Contribution:
         """Add what the site's own disclosure rules judge a sum without noise by."""
         if self._analysis.is_table(number):
             return replace(contribution, is_table=True)
-        training = cohort if self.plan.holdout is None else parts(cohort)[0]
-        return replace(contribution, classes=classes_of(training))
+        return replace(contribution, classes=classes_of(used))
 
     def _keep(self, terms: RoundTerms, prepared: Prepared) -> None:
         self.memory.keep(
@@ -163,7 +143,6 @@ class SiteStudy:
                 terms_sha256=terms.sha256,
                 vector=prepared.vector,
                 charge_id=prepared.charge_id,
-                patients=self._patients,
             )
         )
 

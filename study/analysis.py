@@ -177,6 +177,10 @@ class Analysis(ABC):
         """Whether every coordinate of this round's sum counts patients."""
         return False
 
+    def used(self, cohort: Cohort, number: int) -> Cohort:
+        """Return the patients that this round's sum is over."""
+        return cohort
+
     @property
     def most_rounds(self) -> int:
         """Rounds after which it has ended: a site answers no more of them."""

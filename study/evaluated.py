@@ -114,6 +114,11 @@ class HeldOut(Analysis):
         """Whether every coordinate of this round's sum counts patients: the histogram's does."""
         return self._is_last(number) or self.inner.is_table(number)
 
+    def used(self, cohort: Cohort, number: int) -> Cohort:
+        """Training patients; for the histogram the held-out ones."""
+        training, held_out = parts(cohort)
+        return held_out if self._is_last(number) else training
+
     def _is_last(self, number: int) -> bool:
         return self.holdout.histogram and number >= self.inner.most_rounds
 
