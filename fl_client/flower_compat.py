@@ -1,9 +1,9 @@
 """What a hospital's node takes from inside Flower 1.41, and nothing else does at the client.
 
 A worker of our own takes tasks from Flower's SuperNode over its Runtime API (plain HTTP on
-loopback, with a secret), and Flower's SuperNode is started with two changes: it looks for messages
-more often while a study runs, and it never opens an app bundle. A contract test pins Flower's
-version and each symbol.
+loopback, with a secret), and Flower's SuperNode is started with three changes: it looks for messages
+more often while a study runs, it never opens an app bundle, and it tells nobody how long the worker
+took. A contract test pins Flower's version and each symbol.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import httpx
 from flwr.app import Context, Message
 from flwr.common.constant import SubStatus
 from flwr.proto.runtime_pb2 import AcquireTaskRequest, SendTaskHeartbeatRequest
+from flwr.supercore.inflatable.inflatable_utils import ObjectPushError
 from flwr.supercore.interceptors import (
     RuntimeTokenHttpInterceptor,
     RuntimeVersionHttpInterceptor,
@@ -127,7 +128,7 @@ class OpenTask:
         try:
             push_message(self._client, reply, context)
             push_task_output(self._client, context, SubStatus.COMPLETED, "")
-        except (httpx.HTTPError, ValueError, RuntimeError) as error:
+        except (httpx.HTTPError, ValueError, RuntimeError, ObjectPushError) as error:
             raise NodeGoneError(type(error).__name__) from error
 
     def close(self) -> None:
@@ -208,10 +209,21 @@ class _Pace:
         time.sleep(seconds)
 
 
+def _tell_no_durations(state: type[Any]) -> None:
+    """Have a SuperNode's state say 0 s where a reply's exact processing time goes with it."""
+    measured = state.get_message_processing_duration
+
+    def constant(self: Any, message_id: str) -> float:
+        measured(self, message_id)  # it also forgets old entries
+        return 0.0
+
+    state.get_message_processing_duration = constant
+
+
 def run_supernode(
     arguments: Sequence[str], *, busy_s: float = 0.25, busy_for_s: float = 60.0
 ) -> None:
-    """Run Flower's `flower-supernode` in this process, with the two changes named above.
+    """Run Flower's `flower-supernode` in this process, with the three changes named above.
 
     Args:
         arguments: As on its command line.
@@ -227,5 +239,7 @@ def run_supernode(
     internal.get_fused_config_from_fab = (  # type: ignore[attr-defined]
         lambda content, run: dict(run.override_config)
     )
+    states = importlib.import_module("flwr.supernode.nodestate.in_memory_nodestate")
+    _tell_no_durations(states.InMemoryNodeState)
     sys.argv = ["flower-supernode", *arguments]
     cli.flower_supernode()
