@@ -1,9 +1,9 @@
 """What a hospital's node takes from inside Flower 1.41, and nothing else does at the client.
 
 A worker of our own takes tasks from Flower's SuperNode over its Runtime API (plain HTTP on
-loopback, with a secret), and Flower's SuperNode is started with three changes: it looks for messages
-more often while a study runs, it never opens an app bundle, and it tells nobody how long the worker
-took. A contract test pins Flower's version and each symbol.
+loopback, with a secret), and Flower's SuperNode is started with three changes: it looks for
+messages more often while a study runs, it never opens an app bundle, and it tells nobody how long
+the worker took. A contract test pins Flower's version and each symbol.
 """
 
 from __future__ import annotations

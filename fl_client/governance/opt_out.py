@@ -1,9 +1,9 @@
 """Patients who said no: a list that is read again, and applied, at every read of the cohort.
 
 One patient's token a line, as the table's patient column has it; case and spaces do not count. A
-line that is `#`, or starts with `#` and a space, is a comment; `#A12` is a token. A withdrawal holds from the next round on; what left before
-it is not called back. A list that is gone or cannot be read stops the site: nobody is read by
-mistake.
+line that is `#`, or starts with `#` and a space, is a comment; `#A12` is a token. A withdrawal
+holds from the next round on; what left before it is not called back. A list that is gone or cannot
+be read stops the site: nobody is read by mistake.
 """
 
 from __future__ import annotations
