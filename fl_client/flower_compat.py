@@ -1,9 +1,10 @@
 """What a hospital's node takes from inside Flower 1.41, and nothing else does at the client.
 
 A worker of our own takes tasks from Flower's SuperNode over its Runtime API (plain HTTP on
-loopback, with a secret), and Flower's SuperNode is started with two changes: it looks for messages
-more often while a study runs, and it never opens an app bundle. A contract test pins Flower's
-version and each symbol.
+loopback, with a secret), and Flower's SuperNode is started with four changes: it looks for
+messages more often while a study runs, it never opens an app bundle, it tells nobody how long the
+worker took, and it gives up a message that stops coming. A contract test pins Flower's version
+and each symbol.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import importlib
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -21,6 +22,11 @@ import httpx
 from flwr.app import Context, Message
 from flwr.common.constant import SubStatus
 from flwr.proto.runtime_pb2 import AcquireTaskRequest, SendTaskHeartbeatRequest
+from flwr.supercore.inflatable.inflatable_utils import (
+    ObjectPullError,
+    ObjectPushError,
+    ObjectUnavailableError,
+)
 from flwr.supercore.interceptors import (
     RuntimeTokenHttpInterceptor,
     RuntimeVersionHttpInterceptor,
@@ -36,7 +42,10 @@ _COMPONENT = "flwr-clientapp"
 _ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
 _PATIENCE_S = 15.0  # for a node that does not answer while a task is open
 _HEARTBEAT_S = 12.0  # Flower gives a task up after 30 to 60 s without one
-_STALL_S = 30.0  # a message of which no further part comes is of a run that ended: never to come
+# A message of which no further part comes is of a run that ended, or of a link that died: it will
+# never be whole. The node gives it up first, so that it has told its worker.
+_STALL_S = 60.0
+_WORKER_STALL_S = 75.0
 
 
 class NodeGoneError(Exception):
@@ -110,7 +119,7 @@ class OpenTask:
             NodeGoneError: The SuperNode does not answer, or gave the task up.
         """
         try:
-            pulled = _NoEndlessPull(self._client, _STALL_S)
+            pulled = _NoEndlessPull(self._client, _WORKER_STALL_S)
             message, context, _, bundle = pull_task_input(pulled)  # type: ignore[arg-type]  # it is one
         except NodeGoneError:
             raise
@@ -127,7 +136,7 @@ class OpenTask:
         try:
             push_message(self._client, reply, context)
             push_task_output(self._client, context, SubStatus.COMPLETED, "")
-        except (httpx.HTTPError, ValueError, RuntimeError) as error:
+        except (httpx.HTTPError, ValueError, RuntimeError, ObjectPushError) as error:
             raise NodeGoneError(type(error).__name__) from error
 
     def close(self) -> None:
@@ -165,6 +174,33 @@ class _NoEndlessPull:
         elif time.monotonic() - self._came > self._stall_s:
             raise NodeGoneError("no further part of the message came")
         return found
+
+
+def _no_endless(
+    pull_objects: Callable[..., dict[str, bytes]], stall_s: float = _STALL_S
+) -> Callable[..., dict[str, bytes]]:
+    """Return Flower's pull of a message's parts, that gives up where no further one comes.
+
+    Else a message whose sender died holds the node for up to two hours, and it answers nobody.
+    """
+
+    def pull(object_ids: list[str], pull_object_fn: Callable[[str], bytes]) -> dict[str, bytes]:
+        came = time.monotonic()
+
+        def one(object_id: str) -> bytes:
+            nonlocal came
+            try:
+                content = pull_object_fn(object_id)
+            except ObjectUnavailableError as error:
+                if time.monotonic() - came > stall_s:
+                    raise ObjectPullError(object_id, "no further part came") from error
+                raise
+            came = time.monotonic()
+            return content
+
+        return pull_objects(object_ids, pull_object_fn=one)
+
+    return pull
 
 
 def _client(address: str, interceptors: Sequence[Any], *, patience_s: float) -> RuntimeHttpClient:
@@ -208,10 +244,21 @@ class _Pace:
         time.sleep(seconds)
 
 
+def _tell_no_durations(state: type[Any]) -> None:
+    """Have a SuperNode's state say 0 s where a reply's exact processing time goes with it."""
+    measured = state.get_message_processing_duration
+
+    def constant(self: Any, message_id: str) -> float:
+        measured(self, message_id)  # it also forgets old entries
+        return 0.0
+
+    state.get_message_processing_duration = constant
+
+
 def run_supernode(
     arguments: Sequence[str], *, busy_s: float = 0.25, busy_for_s: float = 60.0
 ) -> None:
-    """Run Flower's `flower-supernode` in this process, with the two changes named above.
+    """Run Flower's `flower-supernode` in this process, with the four changes named above.
 
     Args:
         arguments: As on its command line.
@@ -227,5 +274,8 @@ def run_supernode(
     internal.get_fused_config_from_fab = (  # type: ignore[attr-defined]
         lambda content, run: dict(run.override_config)
     )
+    internal.pull_objects = _no_endless(internal.pull_objects)  # type: ignore[attr-defined]
+    states = importlib.import_module("flwr.supernode.nodestate.in_memory_nodestate")
+    _tell_no_durations(states.InMemoryNodeState)
     sys.argv = ["flower-supernode", *arguments]
     cli.flower_supernode()

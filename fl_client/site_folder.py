@@ -230,7 +230,10 @@ def init(
         made.public_node_key: f"{node_key}\n",
         made.policy: policy,
         made.mapping: mapping_template(),
-        folder / "opt-out.txt": "# one patient's token a line, as in the patient column\n",
+        folder / "opt-out.txt": (
+            "# one patient's token a line, as in the patient column\n"
+            "# a comment is # and a space; without the space it is a token, as in #A12\n"
+        ),
     }
     for path, text in files.items():
         write_new(path, bytes(text, "utf-8"))

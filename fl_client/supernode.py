@@ -1,6 +1,6 @@
 """`python -m fedcohort.fl_client.supernode ARGUMENTS`: Flower's SuperNode, as this release runs it.
 
-Refused: what would weaken it. See `flower_compat.run_supernode` for the two changes.
+Refused: what would weaken it. See `flower_compat.run_supernode` for the three changes.
 """
 
 from __future__ import annotations

@@ -79,14 +79,16 @@ def coordinate(
     except FedCohortError as error:
         run.fail(error)
         return error.code
-    except LinkGoneError:
+    except LinkGoneError as link:
         if run.stopping:  # Flower says no more than that this run may ask nothing
             stopped = ProtocolError("run_stopped", "the run was stopped before it had a result")
             run.fail(stopped)
             return stopped.code
         gone = ProtocolError(
             "superlink_gone",
-            f"the SuperLink did not answer for {LINK_PATIENCE_S:.0f} s",
+            "the SuperLink answered the run with a refusal or an error of its own"
+            if link.answered
+            else f"the SuperLink did not answer for {LINK_PATIENCE_S:.0f} s",
             hint="Its log is logs/superlink.log.",
         )
         run.fail(gone)

@@ -2,11 +2,13 @@
 
 Flower names the SuperLink, not the dead node, as the source of errors it makes itself, and
 drops what arrives late; so replies are matched to requests by message id and by nothing else.
-A duplicate or an unknown reply is ignored.
+A duplicate or an unknown reply is ignored. What a site says of itself is the site's: a refusal
+whose code is no code counts as `reply_unreadable`.
 """
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,6 +19,8 @@ from flwr.serverapp import Grid
 from ..privacy.errors import ProtocolError
 
 __all__ = ["Answers", "Refusal", "exchange"]
+
+_CODE = re.compile("[a-z][a-z0-9_]{0,47}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,9 +97,7 @@ def exchange(
             if reply.has_error():
                 silent.append(site)
             elif "refused" in reply.content.config_records:
-                said = reply.content.config_records["refused"]
-                broken = said.get("exit") == ProtocolError.exit_code
-                refused[site] = Refusal(code=str(said["code"]).strip(), broken=broken)
+                refused[site] = _refusal(reply.content.config_records["refused"])
             else:
                 replies[site] = reply.content
         if waiting:
@@ -105,3 +107,10 @@ def exchange(
     return Answers(
         replies=replies, refused=refused, silent=tuple(sorted([*silent, *waiting.values()]))
     )
+
+
+def _refusal(said: Mapping[str, object]) -> Refusal:
+    code = said.get("code")
+    if not isinstance(code, str) or _CODE.fullmatch(code.strip(" ")) is None:
+        return Refusal(code="reply_unreadable", broken=True)
+    return Refusal(code=code.strip(" "), broken=said.get("exit") == ProtocolError.exit_code)

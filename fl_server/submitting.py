@@ -48,7 +48,8 @@ def submit(setup: CoordinatorSetup, plan: Plan) -> int:
     """Start a run of a plan; return its number.
 
     Raises:
-        ConfigError: `site_not_enrolled` or `no_roster`.
+        ConfigError: `site_not_enrolled`, `no_roster`, or `run_open`: a run of this plan has not
+            ended; where one run of a plan ends, hospitals close the plan.
         PolicyError: `roster_mismatch`: it is made under another roster than the one in force.
         ProtocolError: `superlink_gone`.
     """
@@ -60,12 +61,27 @@ def submit(setup: CoordinatorSetup, plan: Plan) -> int:
             f"the plan names sites that were never enrolled here: {', '.join(strangers)}",
             hint="fedcohort coordinator enrol REQUEST",
         )
+    _check_no_run_is_open(setup, plan.sha256)
     replace_file(setup.plans / f"{plan.sha256}.json", plan.to_json().encode())
     with _Operator(setup) as control:
         run_id = control.start(bundle_bytes(), run_settings(setup, plan.sha256))
     # The runner may have taken it already; its own events are in the same file.
     RunFolder(setup.runs / str(run_id)).tell("submitted", plan_sha256=plan.sha256)
     return run_id
+
+
+def _check_no_run_is_open(setup: CoordinatorSetup, plan_sha256: str) -> None:
+    for folder in sorted(setup.runs.iterdir()):
+        run = RunFolder(folder)
+        if not folder.name.isdigit() or run.state().ended:
+            continue
+        if any(event.get("plan_sha256") == plan_sha256 for event in run.events()):
+            raise ConfigError(
+                "run_open",
+                f"run {folder.name} of this plan has not ended, and the end of another would "
+                "close the plan at the hospitals",
+                hint=f"Wait for it, or `fedcohort coordinator stop {folder.name}` first.",
+            )
 
 
 def run_state(setup: CoordinatorSetup, run_id: int) -> RunState:

@@ -15,6 +15,7 @@ FLOWER_SWITCHES = {
     "FLWR_LOG_LEVEL": "WARNING",
 }
 # Vectors are small: threads cost more than they give, and cores are shared with the records.
+_SAFE = {"PYTHONSAFEPATH": "1"}  # `-m` takes no module from where it starts: logs/ is written to
 _QUIET = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
 
 
@@ -35,6 +36,7 @@ def service_environment(
         **inherited,
         **loopback_needs_no_proxy(),
         **FLOWER_SWITCHES,
+        **_SAFE,
         "FLWR_HOME": str(flower_home),
         **(extra or {}),
     }

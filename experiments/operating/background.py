@@ -30,7 +30,7 @@ def background(module: str, folder: Path, logs: Path) -> subprocess.Popen[bytes]
     log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
     try:
         return subprocess.Popen(  # noqa: S603  # our own module, no shell
-            [sys.executable, "-m", module, str(folder)],
+            [sys.executable, "-P", "-m", module, str(folder)],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

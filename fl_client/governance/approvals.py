@@ -110,15 +110,18 @@ class Approvals:
             name: The approver, as the policy names them.
             key: Their private key.
             today: By the site's clock.
-            requester: Who asks, where `submit` was not told.
+            requester: Name or public key (hex) of who asks, where `submit` was not told. It is
+                written down: the plan's requester approves neither now nor later.
 
         Returns:
             The last day on which this person's word holds.
 
         Raises:
-            PolicyError: `signer_unknown`, `signer_key`, `approver_is_requester`,
-                `plan_refused_here`, `approval_revoked` or `plan_expired`.
+            PolicyError: `text_not_plain`, `signer_unknown`, `signer_key`,
+                `approver_is_requester`, `plan_refused_here`, `approval_revoked` or `plan_expired`.
         """
+        if requester:
+            check_id(requester, "requester")
         until = min(
             today + dt.timedelta(days=self._policy.valid_days),
             self._policy.dataset.expires,
@@ -175,7 +178,7 @@ class Approvals:
         latest = {body["role"]: body for body in said}
         if set(latest) != set(ROLES):
             raise _refusal("one_person", "one person approved it; two of different roles must")
-        self._check_requester(lines, [body["by"] for body in latest.values()], "")
+        self._check_requester(lines, [body["by"] for body in latest.values()])
         until = min(body["until"] for body in latest.values())
         owner, officer = (latest[role]["by"] for role in ROLES)
         return Approval(people=(owner, officer), until=dt.date.fromisoformat(until))
@@ -222,17 +225,22 @@ class Approvals:
             ours = [line for line in lines if line.body["plan_sha256"] == plan_sha256]
             _check_open(ours)
             if said == "approve":
-                self._check_requester(ours, [name], requester)
+                self._check_requester(ours, [name])
             return entry
 
+        if requester:  # as `submit` does; kept even where this word is refused
+            asked = {"said": "submitted", "plan_sha256": plan_sha256, "submitter": requester}
+            self._note_once(plan_sha256, asked)
         self._file.append(make)
         if self._audit is not None:
             event = {"approve": "plan_approved", "refuse": "plan_refused"}.get(said, "plan_revoked")
             self._audit.append(event, self._policy.sha256, plan_sha256=plan_sha256, person=name)
 
     def _note(self, plan: Plan, noted: str, more: dict[str, str]) -> None:
-        body = {"said": noted, "plan_sha256": plan.sha256, **more}
-        if all(line.body != body for line in self._of(plan.sha256)):
+        self._note_once(plan.sha256, {"said": noted, "plan_sha256": plan.sha256, **more})
+
+    def _note_once(self, plan_sha256: str, body: dict[str, str]) -> None:
+        if all(line.body != body for line in self._of(plan_sha256)):
             self._file.append(lambda lines: body)
 
     def _of(self, plan_sha256: str) -> list[Line]:
@@ -258,11 +266,8 @@ class Approvals:
         most = min(since + dt.timedelta(days=self._policy.valid_days), self._policy.dataset.expires)
         return since <= today <= min(until, most)
 
-    def _check_requester(
-        self, lines: Iterable[Line], people: Iterable[str], requester: str
-    ) -> None:
-        asked = {str(line.body.get("submitter", "")).casefold() for line in lines}
-        asked = (asked | {requester.casefold()}) - {""}
+    def _check_requester(self, lines: Iterable[Line], people: Iterable[str]) -> None:
+        asked = {str(line.body.get("submitter", "")).casefold() for line in lines} - {""}
         for name in people:
             person = self._policy.person(name)
             keys = set() if person is None else {person.key}

@@ -1,9 +1,9 @@
 """Patients who said no: a list that is read again, and applied, at every read of the cohort.
 
 One patient's token a line, as the table's patient column has it; case and spaces do not count. A
-line that starts with `#` is a comment. A withdrawal holds from the next round on; what left before
-it is not called back. A list that is gone or cannot be read stops the site: nobody is read by
-mistake.
+line that is `#`, or starts with `#` and a space, is a comment; `#A12` is a token. A withdrawal
+holds from the next round on; what left before it is not called back. A list that is gone or cannot
+be read stops the site: nobody is read by mistake.
 """
 
 from __future__ import annotations
@@ -79,9 +79,12 @@ def _tokens(path: Path) -> list[str]:
         lines = raw.decode("utf-8-sig").splitlines()
     except (OSError, ValueError):
         raise _unreadable("it is missing, too large or not UTF-8") from None
-    found = [normal_id(line) for line in lines if line.strip() and line.lstrip()[0] != "#"]
+    found = [normal_id(line) for line in lines if line.strip() and line.split()[0] != "#"]
     # A remark behind a token, or a line of a CSV, would match nobody: refused, or it is overlooked.
-    if any(len(t) > _LONGEST or not t.isprintable() or set(t) & set('#,;"') for t in found):
+    if any(
+        len(t) > _LONGEST or not t.isprintable() or "#" in t[1:] or set(t) & set(',;"')
+        for t in found
+    ):
         raise _unreadable("a line is no token of a patient")
     return found
 

@@ -37,6 +37,8 @@ HARDENED = {
     "LockPersonality": "yes",
     "MemoryDenyWriteExecute": "yes",
     "UMask": "0077",
+    "LimitCORE": "0",
+    "Environment": "PYTHONSAFEPATH=1",
     "StateDirectoryMode": "0700",
     "KillSignal": "SIGTERM",
     "TimeoutStopSec": "40",

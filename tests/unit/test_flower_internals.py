@@ -6,6 +6,7 @@ import ast
 import importlib
 import inspect
 import sys
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
@@ -14,16 +15,19 @@ from typing import Any
 import pytest
 from flwr.proto import control_pb2, node_pb2, run_pb2, runtime_pb2
 from flwr.supercore.control import ControlHttpClient
+from flwr.supercore.inflatable.inflatable_utils import ObjectPushError
 from flwr.supercore.interceptors import (
     RuntimeTokenHttpInterceptor,
     RuntimeVersionHttpInterceptor,
     SuperExecAuthHttpInterceptor,
 )
+from flwr.supercore.object_store import ObjectStoreFactory
 from flwr.supercore.retry import RetryInvoker
 from flwr.supercore.run import RunNotRunningException
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supercore.task_identity import TaskIdentity
 from flwr.superlink.grid import HttpGrid
+from flwr.supernode.nodestate.in_memory_nodestate import TimeEntry
 from flwr.supernode.runtime import run_clientapp
 
 from fedcohort.fl_client import flower_compat as client
@@ -37,6 +41,9 @@ TAKEN = {
         "flwr.common.constant.SubStatus",
         "flwr.proto.runtime_pb2.AcquireTaskRequest",
         "flwr.proto.runtime_pb2.SendTaskHeartbeatRequest",
+        "flwr.supercore.inflatable.inflatable_utils.ObjectPullError",
+        "flwr.supercore.inflatable.inflatable_utils.ObjectPushError",
+        "flwr.supercore.inflatable.inflatable_utils.ObjectUnavailableError",
         "flwr.supercore.interceptors.RuntimeTokenHttpInterceptor",
         "flwr.supercore.interceptors.RuntimeVersionHttpInterceptor",
         "flwr.supercore.interceptors.SuperExecAuthHttpInterceptor",
@@ -44,6 +51,7 @@ TAKEN = {
         "flwr.supercore.retry.exponential",
         "flwr.supercore.runtime.RuntimeHttpClient",
         "flwr.supernode.cli.flower_supernode",
+        "flwr.supernode.nodestate.in_memory_nodestate",
         "flwr.supernode.runtime.run_clientapp.pull_task_input",
         "flwr.supernode.runtime.run_clientapp.push_message",
         "flwr.supernode.runtime.run_clientapp.push_task_output",
@@ -206,6 +214,30 @@ def test_the_supernode_waits_and_reads_bundles_where_we_reach_it() -> None:
     # One place opens a bundle, and it goes through the module's own name.
     assert source.count("get_fused_config_from_fab(fab.content, run_info)") == 1
     assert source.count("fab.content") == 2  # there, and in the hash that a signature covers
+
+
+def test_a_reply_that_is_not_taken_is_an_exception_of_its_own() -> None:
+    assert ObjectPushError.__bases__ == (Exception,)  # so we name it where we catch
+
+
+def test_a_supernode_takes_a_replys_duration_where_we_reach_it() -> None:
+    internal = importlib.import_module("flwr.supernode.start_client_internal")
+    source = inspect.getsource(internal)
+    assert source.count("clientapp_runtime = state.get_message_processing_duration(") == 1
+    assert "send(message, object_tree, clientapp_runtime)" in source
+    factory = importlib.import_module("flwr.supernode.nodestate.nodestate_factory")
+    assert "self.state_instance = InMemoryNodeState(" in inspect.getsource(factory)
+
+    class Node(factory.InMemoryNodeState):  # type: ignore[misc, name-defined]
+        pass
+
+    state = Node(ObjectStoreFactory().store())
+    state.msg_store["m"] = object()  # the times of no message are forgotten
+    ended = datetime.now(UTC).timestamp()
+    state.time_store["m"] = TimeEntry(starting_at=ended - 2.0, finished_at=ended)
+    assert state.get_message_processing_duration("m") == pytest.approx(2.0, abs=1e-3)
+    client._tell_no_durations(Node)
+    assert state.get_message_processing_duration("m") == 0.0
 
 
 def test_the_superlink_starts_its_server_where_we_reach_it() -> None:

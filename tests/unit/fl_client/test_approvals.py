@@ -163,6 +163,21 @@ def test_who_asks_does_not_approve(desk: Desk, asker: str) -> None:
     assert code_of(lambda: desk.approve("li.m", requester="li.m")) == "approver_is_requester"
 
 
+def test_who_asked_is_remembered_and_does_not_approve_later(desk: Desk) -> None:
+    desk.approve("zhang.w", requester="li.m")
+    assert code_of(lambda: desk.approve("li.m")) == "approver_is_requester"
+    desk.approvals = desk.under(desk.hospital.policy)  # another process, another day
+    assert code_of(lambda: desk.approve("li.m")) == "approver_is_requester"
+    assert desk.refused() == "one_person"
+
+
+def test_nor_did_who_is_named_only_by_the_second(desk: Desk) -> None:
+    desk.approve("zhang.w")
+    desk.approve("li.m", requester="zhang.w")
+    assert desk.refused() == "approver_is_requester"
+    assert code_of(lambda: desk.approve("li.m", requester="\x1b[2J")) == "text_not_plain"
+
+
 def test_who_turns_out_to_have_asked_has_not_approved(desk: Desk) -> None:
     desk.approve(*BOTH)
     desk.approvals.submit(desk.plan, "zhang.w")

@@ -50,6 +50,14 @@ def test_all_rows_of_a_listed_patient_go_whatever_the_spelling(tmp_path: Path) -
     assert np.array_equal(left.features, cohort.features[[0, 4, 6]])
 
 
+def test_a_token_may_begin_with_a_hash(tmp_path: Path) -> None:
+    path = tmp_path / "opt-out.txt"
+    path.write_text("#\n # said no\n#\tin May\n#A12\n", encoding="utf-8")
+    assert OptOut(path).tokens() == {"#a12"}
+    cohort = cohort_of(["#A12", "A12", "in May"])
+    assert np.array_equal(OptOut(path).left(cohort).patient, cohort.patient[[1, 2]])
+
+
 def test_without_a_list_or_with_an_empty_one_everybody_stays(tmp_path: Path) -> None:
     cohort = cohort_of(["a", "b"])
     (tmp_path / "empty").write_text("# nobody\n")
@@ -84,6 +92,7 @@ def test_a_withdrawal_holds_from_the_next_read_and_is_logged_without_a_number(
         b"#" * (17 * 2**20),
         b"a  # withdrew in May\n",  # nobody has that token, and somebody was meant
         b"a,2026-05-01\n",
+        b"##\n",
         b'"a"\n',
     ],
 )

@@ -7,9 +7,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from flwr.supercore.inflatable.inflatable_utils import (
+    ObjectPullError,
+    ObjectUnavailableError,
+    pull_objects,
+)
 
 from fedcohort.fl_client import flower_compat
-from fedcohort.fl_client.flower_compat import NodeGoneError, _NoEndlessPull
+from fedcohort.fl_client.flower_compat import NodeGoneError, _no_endless, _NoEndlessPull
 from fedcohort.fl_client.governance.policy import Policy
 from fedcohort.fl_client.node_key import create_node_key, node_public_key
 from fedcohort.fl_client.site_folder import init
@@ -125,3 +130,19 @@ def test_a_message_that_stops_coming_is_given_up() -> None:
     time.sleep(0.01)
     with pytest.raises(NodeGoneError):
         hasty.PullObject(None)
+
+
+def test_a_node_gives_up_a_message_that_stops_coming() -> None:
+    """The real pull of Flower: one part comes, the other never does."""
+
+    def part(object_id: str) -> bytes:
+        if object_id == "first":
+            return b"1"
+        raise ObjectUnavailableError(object_id)
+
+    pull = _no_endless(pull_objects, stall_s=0.3)
+    assert pull(["first"], pull_object_fn=part) == {"first": b"1"}
+    began = time.monotonic()
+    with pytest.raises(ObjectPullError):
+        pull(["first", "second"], pull_object_fn=part)
+    assert time.monotonic() - began < 20

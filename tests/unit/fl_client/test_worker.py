@@ -6,6 +6,7 @@ import threading
 
 import pytest
 from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.supercore.inflatable.inflatable_utils import ObjectPushError
 
 from fedcohort.experiments.simulation.flower_compat import new_run, over_the_wire, stamped
 from fedcohort.fl_client import flower_compat
@@ -144,6 +145,20 @@ def test_it_ends_when_told_to() -> None:
 def test_behind_the_bundles_own_component_is_nobodys_data(action: str) -> None:
     reply = app(question(action), Context(1, 7, {}, RecordDict(), {}))
     assert "refused" in reply.content.config_records
+
+
+@pytest.mark.parametrize("error", [ObjectPushError("id", 1, "session"), ValueError("x")])
+def test_an_answer_that_is_not_taken_is_a_task_that_is_lost(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pushed(*given: object) -> None:
+        raise error
+
+    monkeypatch.setattr(flower_compat, "push_message", pushed)
+    task = flower_compat.OpenTask("127.0.0.1:1", "token")
+    with pytest.raises(NodeGoneError):
+        task.answer(question(), Context(1, 7, {}, RecordDict(), {}))
+    task.close()
 
 
 @pytest.mark.parametrize("error", [Exception("as DecodeError is"), KeyError("x"), TypeError("x")])

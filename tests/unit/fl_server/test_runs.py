@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from itertools import pairwise
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedcohort.fl_server import deployed
+from fedcohort.fl_server import deployed, submitting
 from fedcohort.fl_server.coordinator import Outcome
 from fedcohort.fl_server.coordinator_setup import CoordinatorSetup
 from fedcohort.fl_server.deployed import coordinate
@@ -170,6 +171,49 @@ def test_a_link_that_breaks_since_the_run_was_stopped_is_no_link_that_is_gone(
     grid: Any = SimpleNamespace()
     assert coordinate(setup, grid, run_id=9, plan_sha256="ab" * 32) == code
     assert run.state().code == code
+
+
+@pytest.mark.parametrize(
+    ("told", "words"),
+    [
+        ("HTTPStatusError", "answered"),
+        ("HTTP 403", "answered"),
+        ("HTTP 503", "answered"),
+        ("ConnectTimeout", "did not answer for"),
+    ],
+)
+def test_a_superlink_that_refuses_is_not_called_silent(
+    told: str, words: str, setup: CoordinatorSetup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*given: Any) -> Any:
+        raise LinkGoneError(told)
+
+    monkeypatch.setattr(deployed, "submitted_plan", broken)
+    grid: Any = SimpleNamespace()
+    assert coordinate(setup, grid, run_id=9, plan_sha256="ab" * 32) == "superlink_gone"
+    assert words in RunFolder(setup.runs / "9").state().text
+
+
+def test_a_plan_of_a_run_that_is_open_is_not_submitted_again(
+    setup: CoordinatorSetup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The end of either would close the plan at the hospitals, and so the other."""
+    numbers = iter((7, 8, 9))
+    control = SimpleNamespace(start=lambda *_: next(numbers))
+    monkeypatch.setattr(submitting, "_Operator", lambda _: contextlib.nullcontext(control))
+    monkeypatch.setattr(submitting, "enrolled", lambda _: {"a": 1})
+    monkeypatch.setattr(submitting, "check_roster", lambda *_: None)
+    monkeypatch.setattr(submitting, "run_settings", lambda *_: {})
+    plan: Any = SimpleNamespace(sites=("a",), sha256="ab" * 32, to_json=lambda: "{}")
+    other: Any = SimpleNamespace(sites=("a",), sha256="cd" * 32, to_json=lambda: "{}")
+    assert submitting.submit(setup, plan) == 7
+    with pytest.raises(ConfigError) as refused:
+        submitting.submit(setup, plan)
+    assert refused.value.code == "run_open"
+    assert "run 7 " in str(refused.value)
+    assert submitting.submit(setup, other) == 8
+    RunFolder(setup.runs / "7").fail(PolicyError("run_stopped", "it was stopped"))
+    assert submitting.submit(setup, plan) == 9
 
 
 def test_a_run_is_left_before_a_sum_is_opened_and_not_within(tmp_path: Path) -> None:

@@ -225,6 +225,18 @@ def test_no_file_is_written_through_a_link(tmp_path: Path) -> None:
     assert not (tmp_path / "elsewhere").exists()
 
 
+def test_a_service_takes_no_module_from_where_its_logs_are(tmp_path: Path) -> None:
+    (tmp_path / "fedcohort.py").write_text("print('planted')\n")
+    ran = []
+    for environment in (dict(os.environ), service_environment(tmp_path)):
+        command = [sys.executable, "-m", "fedcohort.hosting"]
+        done = subprocess.run(  # our own command
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+        ran.append(done.stdout)
+    assert ran == ["planted\n", ""]  # with the first environment it does: the test can fail
+
+
 def test_a_service_inherits_proxies_and_none_of_flowers_switches(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
