@@ -12,10 +12,16 @@ __all__ = ["file_refusal", "refuse"]
 def refuse(error: FedCohortError, console: Console) -> int:
     """Print a refusal for people and return its exit code for scripts."""
     console.print(f"[bold red]refused[/] ({error.code}): ", end="")
-    console.print(str(error), markup=False, soft_wrap=True)
+    console.print(_printable(str(error)), markup=False, soft_wrap=True)
     if error.hint:
-        console.print(error.hint, style="dim", markup=False, soft_wrap=True)
+        console.print(_printable(error.hint), style="dim", markup=False, soft_wrap=True)
     return error.exit_code
+
+
+def _printable(text: str) -> str:
+    from .reporting._view import printable  # here: it takes long to import
+
+    return "\n".join(printable(line) for line in text.splitlines())
 
 
 def file_refusal(error: OSError) -> ConfigError:

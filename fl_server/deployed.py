@@ -87,7 +87,7 @@ def coordinate(
         gone = ProtocolError(
             "superlink_gone",
             "the SuperLink answered the run with a refusal or an error of its own"
-            if link.answered
+            if str(link).startswith("HTTP")  # it has a status
             else f"the SuperLink did not answer for {LINK_PATIENCE_S:.0f} s",
             hint="Its log is logs/superlink.log.",
         )

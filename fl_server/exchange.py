@@ -97,7 +97,7 @@ def exchange(
             if reply.has_error():
                 silent.append(site)
             elif "refused" in reply.content.config_records:
-                refused[site] = _refusal(reply.content.config_records["refused"])
+                refused[site] = _said_no(reply.content.config_records["refused"])
             else:
                 replies[site] = reply.content
         if waiting:
@@ -109,7 +109,7 @@ def exchange(
     )
 
 
-def _refusal(said: Mapping[str, object]) -> Refusal:
+def _said_no(said: Mapping[str, object]) -> Refusal:
     code = said.get("code")
     if not isinstance(code, str) or _CODE.fullmatch(code.strip(" ")) is None:
         return Refusal(code="reply_unreadable", broken=True)

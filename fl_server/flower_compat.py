@@ -57,11 +57,6 @@ class LinkGoneError(InterruptedRunError):
         """Whether it answered, with a no."""
         return str(self).startswith("HTTP 4")
 
-    @property
-    def answered(self) -> bool:
-        """Whether it answered at all, if only with an error."""
-        return str(self).startswith(("HTTP ", "HTTPStatus"))
-
 
 def run_superlink(
     arguments: Sequence[str],

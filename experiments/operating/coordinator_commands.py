@@ -12,7 +12,7 @@ from rich.table import Table
 from ...privacy.errors import ConfigError, PolicyError
 from .background import background, wait_for_start
 from .coordinator_runs import add_runs
-from .options import Coordinator, console, out_file, print_json, read_file, today
+from .options import Coordinator, console, out_file, plain, print_json, read_file, today
 
 __all__ = ["coordinator"]
 
@@ -108,7 +108,6 @@ def invite_(
     setup = read_coordinator(folder)
     made = invite(setup, site, superlink=address or None, today=today())
     out_file(out, made.to_json())
-    out.chmod(0o600)
     console.print(
         f"The invitation of {site} is in {out}, until {made.expires}. Whoever holds it may join "
         "in this name: hand it over by a way you trust.",
@@ -130,9 +129,7 @@ def enrol_(
 
     asked = JoinRequest.from_json(read_file(request))
     node = enrol(read_coordinator(folder), asked, today=today())
-    console.print(
-        f"{asked.site} is enrolled. Compare by telephone: {asked.fingerprint}", markup=False
-    )
+    console.print(plain(f"{asked.site} is enrolled. Compare by telephone: {asked.fingerprint}"))
     print_json({"site": asked.site, "node": node, "fingerprint": asked.fingerprint})
 
 
@@ -210,18 +207,20 @@ def status_(folder: Coordinator = Path()) -> None:
     from ...fl_server.submitting import status
 
     found = status(read_coordinator(folder))
-    table = Table(title=f"The coordinator in {folder}: {'running' if found.running else 'down'}")
+    state = "running" if found.running else "down"
+    table = Table(title=plain(f"The coordinator in {folder}: {state}"))
     table.add_column("hospital")
     table.add_column("its node")
-    for site, state in sorted(found.sites.items()):
-        table.add_row(site, state)
+    for site, connection in sorted(found.sites.items()):
+        table.add_row(plain(site), plain(connection))
     console.print(table)
     runs = Table(title="Runs")
     for head in ("run", "state", "sums", "waits for", "why it failed"):
         runs.add_column(head, overflow="fold")
     for run, state_ in sorted(found.runs.items()):
         waits = ", ".join(state_.waiting_for)
-        runs.add_row(str(run), state_.phase, str(state_.rounds), waits, state_.code)
+        row = (run, state_.phase, state_.rounds, waits, state_.code)
+        runs.add_row(*(plain(cell) for cell in row))
     console.print(runs)
     print_json(
         {

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ...privacy.errors import ConfigError
-from .options import Coordinator, console, print_json, read_file
+from .options import Coordinator, console, plain, print_json, read_file
 
 if TYPE_CHECKING:
     from ...fl_server.run_folder import RunState
@@ -57,14 +57,14 @@ def _submit(
         }
     )
     if state.phase != "done":
-        console.print(f"[bold red]failed[/] ({state.code}): ", end="")
-        console.print(f"{state.text} {state.hint}", markup=False, soft_wrap=True)
+        console.print("[bold red]failed[/]", plain(f"({state.code}):"), end=" ")
+        console.print(plain(f"{state.text} {state.hint}"), soft_wrap=True)
         raise typer.Exit(state.exit_code or 1)
 
 
 def _tell(state: RunState) -> None:
     waits = f" for {', '.join(state.waiting_for)}" if state.waiting_for else ""
-    console.print(f"{state.phase}{waits}, {state.rounds} sums", markup=False)
+    console.print(plain(f"{state.phase}{waits}, {state.rounds} sums"))
 
 
 def _stop(run: _Run = None, folder: Coordinator = Path()) -> None:
@@ -87,4 +87,5 @@ def _logs(run: _Run = None, folder: Coordinator = Path()) -> None:
     from ...fl_server.coordinator_setup import read_coordinator
     from ...fl_server.submitting import logs
 
-    sys.stdout.write(logs(read_coordinator(folder), run))
+    for line in logs(read_coordinator(folder), run).splitlines():
+        sys.stdout.write(f"{plain(line)}\n")

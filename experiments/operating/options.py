@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import re
 import sys
+import unicodedata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
-from ...privacy.errors import ConfigError
+from ...hosting import write_new
+from ...privacy.errors import ConfigError, PolicyError
 
 if TYPE_CHECKING:
     from ...fl_client.site_folder import SiteFolder
@@ -21,6 +25,7 @@ __all__ = [
     "Site",
     "console",
     "out_file",
+    "plain",
     "print_json",
     "read_file",
     "the_site",
@@ -58,9 +63,22 @@ def today() -> dt.date:
     return dt.datetime.now(dt.UTC).date()
 
 
+def plain(text: object) -> Text:
+    """Return somebody else's text for a terminal: neither markup nor control characters."""
+    from ..reporting._view import printable
+
+    return Text(printable(str(text)))
+
+
 def print_json(document: Any) -> None:
-    """Print what scripts read."""
-    sys.stdout.write(json.dumps(document, ensure_ascii=False, indent=1) + "\n")
+    """Print what scripts read; what a terminal would obey is escaped."""
+    text = json.dumps(document, ensure_ascii=False, indent=1)
+    sys.stdout.write(re.sub(r"[^ -~\n]", _escaped, text) + "\n")
+
+
+def _escaped(found: re.Match[str]) -> str:
+    one = found[0]
+    return one if unicodedata.category(one)[0] != "C" else json.dumps(one)[1:-1]
 
 
 def read_file(path: Path) -> str:
@@ -84,11 +102,12 @@ def read_file(path: Path) -> str:
 
 
 def out_file(path: Path, text: str) -> None:
-    """Write a file to hand over; nothing is overwritten.
+    """Write a file to hand over, for its owner alone; nothing is overwritten, no link followed.
 
     Raises:
         ConfigError: `out_exists`.
     """
-    if path.exists():
-        raise ConfigError("out_exists", f"{path} exists", hint="Name another file.")
-    path.write_text(text, encoding="utf-8")
+    try:
+        write_new(path, text.encode())
+    except PolicyError as error:
+        raise ConfigError("out_exists", f"{path} exists", hint="Name another file.") from error

@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from ...privacy.errors import ConfigError, PolicyError
-from .options import Site, console, out_file, print_json, read_file, the_site, today
+from .options import Site, console, out_file, plain, print_json, read_file, the_site, today
 
 if TYPE_CHECKING:
     from ...fl_client.governance.approvals import Approvals
@@ -87,7 +87,7 @@ def _show_policy(policy: Policy) -> None:
     document = json.loads(policy.to_json())
     for key, value in sorted(document.items()):
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-        table.add_row(key, text.replace("[", "\\["))
+        table.add_row(key, plain(text))
     console.print(table)
 
 
@@ -115,17 +115,17 @@ def _show_roster(text: str) -> str:
     from ...privacy.secagg.roster_file import signed_roster_from_json
 
     roster = signed_roster_from_json(text).roster
-    table = Table(title=f"Roster {roster.version} of {roster.federation}")
+    table = Table(title=plain(f"Roster {roster.version} of {roster.federation}"))
     table.add_column("member")
     table.add_column("key", overflow="fold")
     for member in roster.members:
-        table.add_row(member.name, member.public.hex())
+        table.add_row(plain(member.name), member.public.hex())
     console.print(table)
-    console.print(
+    told = (
         f"valid {roster.valid_from} to {roster.valid_to}, stands {roster.colluders} colluding "
-        f"members; fingerprint {roster.sha256.hex()}",
-        soft_wrap=True,
+        f"members; fingerprint {roster.sha256.hex()}"
     )
+    console.print(plain(told), soft_wrap=True)
     return roster.sha256.hex()
 
 
@@ -149,16 +149,15 @@ def _studies(
     plan: Annotated[str, typer.Option(help="One plan in full, by its hash.")] = "",
 ) -> None:
     """List the plans that came in: what each would send, what it costs, where it stands."""
-    from .plan_words import plan_facts, show_plan, show_studies, standing
+    from .plan_words import plan_row, show_plan, show_studies
 
     found = the_site(folder)
     if plan:
         asked = found.plan(full_hash(found, plan))
         show_plan(asked, console)
-        print_json({**plan_facts(asked), **standing(found, asked)})
+        print_json(plan_row(found, asked.sha256))
         return
-    plans = [found.plan(path.stem) for path in sorted(found.plans.glob("*.json"))]
-    rows = [{**plan_facts(asked), **standing(found, asked)} for asked in plans]
+    rows = [plan_row(found, path.stem) for path in sorted(found.plans.glob("*.json"))]
     show_studies(rows, console)
     print_json(rows)
 
@@ -177,7 +176,7 @@ def _approve(
     from ...fl_client.governance.plan_check import check_plan
     from ...fl_client.site_data import SiteData
     from ...privacy.secagg.identity import load_identity
-    from .plan_words import accounts_of, show_plan
+    from .plan_words import accounts_of, plan_facts, show_plan
 
     found, policy, approvals = _desk(folder)
     asked = found.plan(full_hash(found, plan))
@@ -190,6 +189,7 @@ def _approve(
         accounts=accounts_of(found, policy),
         release=False,
     )
+    plan_facts(asked)  # what cannot be told is not approved
     show_plan(asked, console)
     _sure(yes, f"Approve plan {asked.sha256} as {name}?")
     until = approvals.approve(

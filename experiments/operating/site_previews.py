@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ...privacy.errors import ConfigError
-from .options import Site, console, print_json, read_file, the_site, today
+from ...privacy.errors import ConfigError, FedCohortError
+from .options import Site, console, plain, print_json, read_file, the_site, today
+
+if TYPE_CHECKING:
+    from ...fl_client.governance.policy import Policy
+    from ...fl_client.site_folder import SiteFolder
 
 __all__ = ["add_previews"]
 
@@ -44,7 +48,7 @@ def _dry_run(
         check_plan(policy, asked, today=today(), columns=data.columns, release=False)
     except PolicyError as error:
         stopped = error.code
-        console.print(f"The policy would stop it: {error} ({error.code})", markup=False)
+        console.print(plain(f"The policy would stop it: {error} ({error.code})"))
     cohort = cohort_of(policy, data, asked)
     if cohort.schema.sha256 != asked.schema_sha256:
         raise ConfigError(
@@ -68,13 +72,7 @@ def _results(
 
     For the hospital's own screen: none of it leaves.
     """
-    from ...fl_client.governance.opt_out import OptOut
     from ...fl_client.governance.policy import Policy
-    from ...fl_client.site import cohort_of
-    from ...fl_client.site_data import SiteData
-    from ..deployed.verdict import verdict
-    from ..deployed.verdict_table import show_verdict
-    from .results_of import read_result
     from .site_decisions import full_hash
 
     found = the_site(folder)
@@ -84,18 +82,35 @@ def _results(
         names = [full_hash(found, plan)]
     if not names:
         console.print("No study has ended with a result here yet.")
-    documents = []
+    documents: list[dict[str, Any]] = []
     for name in names:
-        asked = found.plan(name)
-        arrays, ended = read_result(found, name)
-        document = {"plan_sha256": name, "study": asked.study, "ended": ended.isoformat()}
-        if asked.holdout is None:
-            console.print(f"{asked.study}: no patients were held out, so nothing is compared.")
-        else:
-            data = SiteData.read(found.root, policy.site)
-            cohort = OptOut(found.opt_out(policy)).left(cohort_of(policy, data, asked))
-            made = verdict(cohort, asked, arrays, site=policy.site)
-            show_verdict(made, console)
-            document |= made.to_json()
-        documents.append(document)
+        try:
+            documents.append(_judged(found, policy, name))
+        except FedCohortError as error:
+            if plan:
+                raise
+            console.print(plain(f"{name[:12]}: {error} ({error.code})"))  # and the others are shown
+            documents.append({"plan_sha256": name, "code": error.code})
     print_json(documents)
+
+
+def _judged(found: SiteFolder, policy: Policy, plan_sha256: str) -> dict[str, Any]:
+    from ...fl_client.governance.opt_out import OptOut
+    from ...fl_client.site import cohort_of
+    from ...fl_client.site_data import SiteData
+    from ..deployed.verdict import verdict
+    from ..deployed.verdict_table import show_verdict
+    from .results_of import read_result
+
+    asked = found.plan(plan_sha256)
+    arrays, ended = read_result(found, plan_sha256)
+    document = {"plan_sha256": plan_sha256, "study": asked.study, "ended": ended.isoformat()}
+    if asked.holdout is None:
+        told = f"{asked.study}: no patients were held out, so nothing is compared."
+        console.print(plain(told))
+        return document
+    data = SiteData.read(found.root, policy.site)
+    cohort = OptOut(found.opt_out(policy)).left(cohort_of(policy, data, asked))
+    made = verdict(cohort, asked, arrays, site=policy.site)
+    show_verdict(made, console)
+    return document | made.to_json()

@@ -86,11 +86,11 @@ class Approvals:
         """
         if submitter:
             check_id(submitter, "submitter")
-        self._note(plan, "submitted", {"submitter": submitter})
+        self._note(plan.sha256, "submitted", submitter=submitter)
 
     def mark(self, plan: Plan, noted: Literal["checked", "running", "finished"]) -> None:
         """Write down what the node did with a plan; again changes nothing."""
-        self._note(plan, noted, {})
+        self._note(plan.sha256, noted)
 
     def approve(
         self,
@@ -110,8 +110,7 @@ class Approvals:
             name: The approver, as the policy names them.
             key: Their private key.
             today: By the site's clock.
-            requester: Name or public key (hex) of who asks, where `submit` was not told. It is
-                written down: the plan's requester approves neither now nor later.
+            requester: Who asks (as `submitter`), where `submit` was not told; it is written down.
 
         Returns:
             The last day on which this person's word holds.
@@ -229,17 +228,14 @@ class Approvals:
             return entry
 
         if requester:  # as `submit` does; kept even where this word is refused
-            asked = {"said": "submitted", "plan_sha256": plan_sha256, "submitter": requester}
-            self._note_once(plan_sha256, asked)
+            self._note(plan_sha256, "submitted", submitter=requester)
         self._file.append(make)
         if self._audit is not None:
             event = {"approve": "plan_approved", "refuse": "plan_refused"}.get(said, "plan_revoked")
             self._audit.append(event, self._policy.sha256, plan_sha256=plan_sha256, person=name)
 
-    def _note(self, plan: Plan, noted: str, more: dict[str, str]) -> None:
-        self._note_once(plan.sha256, {"said": noted, "plan_sha256": plan.sha256, **more})
-
-    def _note_once(self, plan_sha256: str, body: dict[str, str]) -> None:
+    def _note(self, plan_sha256: str, noted: str, **more: str) -> None:
+        body = {"said": noted, "plan_sha256": plan_sha256, **more}
         if all(line.body != body for line in self._of(plan_sha256)):
             self._file.append(lambda lines: body)
 

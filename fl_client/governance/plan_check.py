@@ -20,7 +20,14 @@ from ._policy_parts import HOURS
 from .plain_text import check_id, check_label, check_text
 from .policy import Policy
 
-__all__ = ["MAX_PLAN_BYTES", "check_plan", "check_request", "read_plan", "study_epsilon"]
+__all__ = [
+    "MAX_PLAN_BYTES",
+    "check_plan",
+    "check_request",
+    "check_texts",
+    "read_plan",
+    "study_epsilon",
+]
 
 MAX_PLAN_BYTES = 256 * 2**10
 _LARGEST = 10**6  # a whole number among an analysis' parameters: none of ours comes near
@@ -68,7 +75,7 @@ def check_plan(
     Raises:
         PolicyError: A code of `docs/reference/policy.md`, the first that applies.
     """
-    _check_texts(plan)
+    check_texts(plan)
     _check_scope(policy, plan, today)
     _check_border(policy, plan, declared)
     _check_columns(policy, plan, columns)
@@ -143,7 +150,12 @@ def study_epsilon(plan: Plan, accounts: Mapping[str, Account], delta: float) -> 
     return epsilon_of_event(ComposedDpEvent([own, *others]), delta)
 
 
-def _check_texts(plan: Plan) -> None:
+def check_texts(plan: Plan) -> None:
+    """Refuse a plan whose texts or parameters nobody could look at, whatever the policy says.
+
+    Raises:
+        PolicyError: `text_not_plain` or `policy_parameter`.
+    """
     check_label(plan.study, "plan.study")
     check_text(plan.purpose, "plan.purpose", most=1000)
     check_id(plan.analysis, "plan.analysis")
