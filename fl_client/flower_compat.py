@@ -43,9 +43,9 @@ _ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
 _PATIENCE_S = 15.0  # for a node that does not answer while a task is open
 _HEARTBEAT_S = 12.0  # Flower gives a task up after 30 to 60 s without one
 # A message of which no further part comes is of a run that ended, or of a link that died: it will
-# never be whole. The node gives it up first, so that it has told its worker.
-_STALL_S = 60.0
-_WORKER_STALL_S = 75.0
+# never be whole. A SuperLink that restarts is away for less than the second.
+_WORKER_STALL_S = 30.0
+_STALL_S = 45.0
 
 
 class NodeGoneError(Exception):

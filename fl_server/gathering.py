@@ -105,6 +105,11 @@ def greet(sites: Sites) -> None:
         PolicyError: `roster_mismatch`, or a site refused.
     """
     said = _hello(sites, sites.nodes)
+    for _ in range(1, sites.patience.attempts):  # a node may still hold a run that just died
+        silent = sorted(set(sites.nodes) - set(said))
+        if not silent:
+            break
+        said |= _hello(sites, silent)
     for site in sites.nodes:
         if site not in said:
             raise ProtocolError(
