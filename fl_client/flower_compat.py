@@ -10,6 +10,7 @@ and each symbol.
 from __future__ import annotations
 
 import importlib
+import logging
 import sys
 import threading
 import time
@@ -38,6 +39,7 @@ from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, 
 
 __all__ = ["NodeGoneError", "NodeLink", "OpenTask", "TaskInput", "run_supernode"]
 
+_log = logging.getLogger(__name__)
 _COMPONENT = "flwr-clientapp"
 _ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
 _PATIENCE_S = 15.0  # for a node that does not answer while a task is open
@@ -118,14 +120,27 @@ class OpenTask:
         Raises:
             NodeGoneError: The SuperNode does not answer, or gave the task up.
         """
+        pulled = _NoEndlessPull(self._client, _WORKER_STALL_S)
         try:
-            pulled = _NoEndlessPull(self._client, _WORKER_STALL_S)
             message, context, _, bundle = pull_task_input(pulled)  # type: ignore[arg-type]  # it is one
         except NodeGoneError:
+            self._give_up()
             raise
         except Exception as error:  # also of parts that are no message: no reason to end
+            self._give_up()
             raise NodeGoneError(type(error).__name__) from error
         return TaskInput(message=message, context=context, bundle=bundle.content)
+
+    def _give_up(self) -> None:
+        """End the task at the node.
+
+        Else its token runs out a minute later, the node takes that for the answer to whatever
+        message it is at by then, and every later answer leaves one message late.
+        """
+        try:
+            push_task_output(self._client, None, SubStatus.FAILED, "")
+        except (httpx.HTTPError, ValueError, RuntimeError) as error:
+            _log.info("a task could not be ended: %s", type(error).__name__)
 
     def answer(self, reply: Message, context: Context) -> None:
         """Send the answer and end the task.

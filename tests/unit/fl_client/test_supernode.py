@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from flwr.supercore.inflatable.inflatable_utils import (
@@ -14,7 +15,7 @@ from flwr.supercore.inflatable.inflatable_utils import (
 )
 
 from fedcohort.fl_client import flower_compat
-from fedcohort.fl_client.flower_compat import NodeGoneError, _no_endless, _NoEndlessPull
+from fedcohort.fl_client.flower_compat import NodeGoneError, OpenTask, _no_endless, _NoEndlessPull
 from fedcohort.fl_client.governance.policy import Policy
 from fedcohort.fl_client.node_key import create_node_key, node_public_key
 from fedcohort.fl_client.site_folder import init
@@ -146,3 +147,23 @@ def test_a_node_gives_up_a_message_that_stops_coming() -> None:
     with pytest.raises(ObjectPullError):
         pull(["first", "second"], pull_object_fn=part)
     assert time.monotonic() - began < 20
+
+
+def test_a_task_that_is_given_up_is_ended_at_the_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the node takes the task's end, a minute later, for the answer to another message."""
+    ended: list[str] = []
+
+    class Client:
+        def PullTaskInput(self, request: object) -> object:  # noqa: N802
+            raise NodeGoneError("no further part of the message came")
+
+        def PushTaskOutput(self, request: Any) -> None:  # noqa: N802
+            ended.append(request.sub_status)
+
+        def SendTaskHeartbeat(self, request: object) -> None:  # noqa: N802
+            """It beats."""
+
+    monkeypatch.setattr(flower_compat, "_client", lambda *parts, **named: Client())
+    with pytest.raises(NodeGoneError):
+        OpenTask("127.0.0.1:1", "token").read()
+    assert ended == ["failed"]
