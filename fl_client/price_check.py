@@ -13,17 +13,11 @@ def check_price(plan: Plan) -> None:
     """Refuse a plan that costs more than it says, or whose noise protects nothing.
 
     Raises:
-        PolicyError: `no_sensitivity`, `plan_underpriced` or `clip_without_noise`.
+        PolicyError: `no_sensitivity` or `plan_underpriced`.
     """
     terms = plan.privacy
     analysis = analysis_of(plan)
     if terms is None:
-        if getattr(analysis, "clip", None) is not None:  # it weighs a table's cells, too
-            raise PolicyError(
-                "clip_without_noise",
-                "the plan clips patients and adds no noise",
-                hint="Ask for noise, or leave the clip norm out.",
-            )
         return
     releases = analysis.releases
     spent = epsilon_of_event(terms.mechanism.event(terms.releases), terms.delta)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from ...privacy.disclosure import Classes, SiteRules
+from ...privacy.errors import PolicyError
 from ...study.cohort import Cohort
 from ...study.plan import Plan, analysis_of
 from .policy import Policy
@@ -22,8 +23,17 @@ def site_rules(policy: Policy, plan: Plan) -> SiteRules:
     """Return the rules for a plan's sums: for the door's `disclosure`.
 
     A model's parameters count; of an analysis without a model every number that leaves does.
+
+    Raises:
+        PolicyError: `clip_without_noise`.
     """
     analysis = analysis_of(plan)
+    if plan.privacy is None and getattr(analysis, "clip", None) is not None:
+        raise PolicyError(  # it weighs the cells that `min_cell_count` is held against
+            "clip_without_noise",
+            "the plan clips patients and adds no noise",
+            hint="Ask for noise, or leave the clip norm out.",
+        )
     model = getattr(analysis, "model", None)
     parameters = analysis.size(analysis.initial()) if model is None else int(model.size)
     return SiteRules(minimums=policy.disclosure, parameters=parameters)
