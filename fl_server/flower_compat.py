@@ -30,6 +30,7 @@ from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supercore.task_identity import TaskIdentity
 from flwr.superlink.grid import HttpGrid
 
+from .grid_around import GridAround
 from .sites import InterruptedRunError
 
 __all__ = [
@@ -240,35 +241,12 @@ class OpenRun:
                 continue
 
 
-class LinkGrid(Grid):
+class LinkGrid(GridAround):
     """Flower's Grid, whose last word on a lost connection is ours.
 
     Args:
         grid: Asks again by itself for a while: a push that is repeated is one push.
     """
-
-    def __init__(self, grid: Grid) -> None:
-        self._grid = grid
-
-    @property
-    def run(self) -> Any:
-        """The run of this grid."""
-        return self._grid.run
-
-    def set_run(self, run: Any) -> None:
-        """Set the run."""
-        self._grid.set_run(run)
-
-    def create_message(
-        self,
-        content: RecordDict,
-        message_type: str,
-        dst_node_id: int,
-        group_id: str,
-        ttl: float | None = None,
-    ) -> Message:
-        """Make a message (Flower's old way)."""
-        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def get_node_ids(self) -> Iterable[int]:
         """Return the nodes that are online."""

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from typing import Any
 
-from flwr.app import Message, RecordDict
+from flwr.app import Message
 from flwr.serverapp import Grid
 
+from .grid_around import GridAround
 from .run_folder import RunFolder
 
 __all__ = ["PacedGrid"]
 
 
-class PacedGrid(Grid):
+class PacedGrid(GridAround):
     """Flower's Grid, looked at no more often than makes sense; times each exchange.
 
     Args:
@@ -24,37 +24,13 @@ class PacedGrid(Grid):
     """
 
     def __init__(self, grid: Grid, run: RunFolder, poll_s: float) -> None:
-        self._grid = grid
+        super().__init__(grid)
         self._folder = run
         self._poll_s = poll_s
         self._started = self._looked = 0.0
         self._action = ""
         self._open: set[str] = set()
         self.quiet = False  # for questions that are asked for days
-
-    @property
-    def run(self) -> Any:
-        """The run of this grid."""
-        return self._grid.run
-
-    def set_run(self, run: Any) -> None:
-        """Set the run."""
-        self._grid.set_run(run)
-
-    def create_message(
-        self,
-        content: RecordDict,
-        message_type: str,
-        dst_node_id: int,
-        group_id: str,
-        ttl: float | None = None,
-    ) -> Message:
-        """Make a message (Flower's old way)."""
-        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
-
-    def get_node_ids(self) -> Iterable[int]:
-        """Return the nodes that are online."""
-        return self._grid.get_node_ids()
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Send messages, and start the clock."""
@@ -75,9 +51,3 @@ class PacedGrid(Grid):
             seconds = round(self._looked - self._started, 3)
             self._folder.tell("phase", action=self._action, seconds=seconds)
         return found
-
-    def send_and_receive(
-        self, messages: Iterable[Message], *, timeout: float | None = None
-    ) -> Iterable[Message]:
-        """Push, then pull until all are there."""
-        return self._grid.send_and_receive(messages, timeout=timeout)

@@ -246,3 +246,35 @@ features: [age, sex, trestbps, chol, thalach, oldpeak, fbs, exang, cp, restecg]
 def made_hospital() -> type[MadeHospital]:
     """Make hospitals: `made_hospital(tmp_path / "h", invitation)`."""
     return MadeHospital
+
+
+@pytest.fixture(scope="session")
+def a_coordinator(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The folder of a coordinator that nothing runs from."""
+    from fedcohort.fl_server.coordinator_folder import init_coordinator
+    from fedcohort.fl_server.coordinator_setup import CoordinatorSetup
+
+    setup = CoordinatorSetup(
+        folder=tmp_path_factory.mktemp("coordinator") / "c",
+        federation="test",
+        names=("127.0.0.1",),
+        jurisdiction="CN",
+        public_host="127.0.0.1",
+        public_port=9092,
+        loopback_port=9093,
+    )
+    init_coordinator(setup)
+    return setup
+
+
+@pytest.fixture(scope="session")
+def made_once(a_coordinator: Any, tmp_path_factory: pytest.TempPathFactory) -> MadeHospital:
+    """A hospital that also sums two sites in plain; each test works on a copy of its folder."""
+    import datetime as dt
+
+    from fedcohort.fl_server.enrolment import invite
+
+    root = tmp_path_factory.mktemp("made") / "cleveland"
+    loose = (("secagg: required", "secagg: optional"), ("min_sites: 3", "min_sites: 2"))
+    today = dt.datetime.now(dt.UTC).date()
+    return MadeHospital(root, invite(a_coordinator, "cleveland", today=today), *loose)

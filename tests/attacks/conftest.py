@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import datetime as dt
 import shutil
 import threading
 import time
@@ -21,9 +20,7 @@ from fedcohort.fl_client.flower_compat import TaskInput
 from fedcohort.fl_client.site import Site
 from fedcohort.fl_client.site_data import SiteData
 from fedcohort.fl_client.worker import Worker
-from fedcohort.fl_server.coordinator_folder import init_coordinator
 from fedcohort.fl_server.coordinator_setup import CoordinatorSetup
-from fedcohort.fl_server.enrolment import invite
 from fedcohort.privacy.accounting import calibrate
 from fedcohort.privacy.secagg.identity import load_identity
 from fedcohort.study.bundle import bundle_bytes, bundle_sha256
@@ -33,31 +30,6 @@ from fedcohort.study.submission import sign_submission
 
 NAME, WARD = "张三", "secret-ward-7"  # in the path of every hospital made here
 HOLD_S = 0.15
-
-
-@pytest.fixture(scope="session")
-def a_coordinator(tmp_path_factory: pytest.TempPathFactory) -> CoordinatorSetup:
-    setup = CoordinatorSetup(
-        folder=tmp_path_factory.mktemp("coordinator") / "c",
-        federation="test",
-        names=("127.0.0.1",),
-        jurisdiction="CN",
-        public_host="127.0.0.1",
-        public_port=9092,
-        loopback_port=9093,
-    )
-    init_coordinator(setup)
-    return setup
-
-
-@pytest.fixture(scope="session")
-def made_once(
-    a_coordinator: CoordinatorSetup, made_hospital: Any, tmp_path_factory: pytest.TempPathFactory
-) -> Any:
-    root = tmp_path_factory.mktemp("made") / "cleveland"
-    loose = (("secagg: required", "secagg: optional"), ("min_sites: 3", "min_sites: 2"))
-    today = dt.datetime.now(dt.UTC).date()
-    return made_hospital(root, invite(a_coordinator, "cleveland", today=today), *loose)
 
 
 @pytest.fixture

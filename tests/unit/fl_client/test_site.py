@@ -22,9 +22,7 @@ from fedcohort.fl_client.site import Site, open_site, pin_roster
 from fedcohort.fl_client.site_data import SiteData
 from fedcohort.fl_client.site_gate import in_force
 from fedcohort.fl_client.site_study import SecAggRequest
-from fedcohort.fl_server.coordinator_folder import init_coordinator
 from fedcohort.fl_server.coordinator_setup import CoordinatorSetup
-from fedcohort.fl_server.enrolment import invite
 from fedcohort.hosting import replace_file, write_new
 from fedcohort.privacy.accounting import calibrate
 from fedcohort.privacy.errors import FedCohortError
@@ -45,39 +43,13 @@ TODAY = dt.datetime.now(dt.UTC).date()
 Made = Callable[..., Any]
 
 
-@pytest.fixture(scope="module")
-def coordinator(tmp_path_factory: pytest.TempPathFactory) -> CoordinatorSetup:
-    root = tmp_path_factory.mktemp("coordinator")
-    setup = CoordinatorSetup(
-        folder=root / "c",
-        federation="test",
-        names=("127.0.0.1",),
-        jurisdiction="CN",
-        public_host="127.0.0.1",
-        public_port=9092,
-        loopback_port=9093,
-    )
-    init_coordinator(setup)
-    return setup
-
-
-@pytest.fixture(scope="module")
-def first(
-    coordinator: CoordinatorSetup, made_hospital: Made, tmp_path_factory: pytest.TempPathFactory
-) -> Any:
-    """Made once; each test works on a copy of its folder."""
-    root = tmp_path_factory.mktemp("made") / "cleveland"
-    loose = (("secagg: required", "secagg: optional"), ("min_sites: 3", "min_sites: 2"))
-    return made_hospital(root, invite(coordinator, "cleveland", today=TODAY), *loose)
-
-
 @pytest.fixture
-def hospital(first: Any, tmp_path: Path) -> Any:
+def hospital(made_once: Any, tmp_path: Path) -> Any:
     import copy
 
-    here = copy.copy(first)
-    shutil.copytree(first.folder.root, tmp_path / "site")
-    here.folder = type(first.folder)(tmp_path / "site")
+    here = copy.copy(made_once)
+    shutil.copytree(made_once.folder.root, tmp_path / "site")
+    here.folder = type(made_once.folder)(tmp_path / "site")
     return here
 
 
@@ -342,7 +314,7 @@ def test_an_extract_that_is_replaced_ends_the_plan(hospital: Any) -> None:
 
 
 def test_a_run_serves_the_plan_that_it_was_signed_for(
-    hospital: Any, coordinator: CoordinatorSetup
+    hospital: Any, a_coordinator: CoordinatorSetup
 ) -> None:
     site, plan, other = (
         open_site(hospital.folder),
@@ -351,7 +323,7 @@ def test_a_run_serves_the_plan_that_it_was_signed_for(
     )
     for one in (plan, other):
         hospital.approve(one)
-    identity = load_identity(coordinator.identity)
+    identity = load_identity(a_coordinator.identity)
 
     def admit(one: Plan) -> None:
         signed = sign_submission(identity, bundle_sha256(), one.sha256)
@@ -404,10 +376,10 @@ def test_small_cohorts_leave_nothing_without_noise_and_say_not_why(hospital: Any
 
 
 def test_a_run_is_admitted_by_bundle_and_signature(
-    hospital: Any, coordinator: CoordinatorSetup
+    hospital: Any, a_coordinator: CoordinatorSetup
 ) -> None:
     site, plan = open_site(hospital.folder), "ab" * 32
-    identity = load_identity(coordinator.identity)
+    identity = load_identity(a_coordinator.identity)
     signed = sign_submission(identity, bundle_sha256(), plan)
     site.admit(bundle_bytes(), {"plan-sha256": plan, "submission": signed})
     other = sign_submission(load_identity(hospital.keys["li.m"]), bundle_sha256(), plan)
