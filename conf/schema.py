@@ -52,6 +52,7 @@ class DataConfig:
     exclude: list[str] = field(default_factory=list)
     codebook: str | None = None  # YAML of public knowledge per column
     test_sites: list[str] = field(default_factory=list)  # external validation only
+    encoding: str | None = None  # of a CSV; null: UTF-8, else GB18030, and then without noise
 
 
 @dataclass

@@ -38,6 +38,8 @@ class LoadOptions:
         codebook: YAML file of public ranges and values; see `codebook.py`.
         test_sites: Hospitals set aside, whole, for external validation.
         feature_set: Catalogue only: `core` or, for heart-disease, `full`.
+        encoding: Of a CSV, see `readers.ENCODINGS`; None: UTF-8, else GB18030, for which no
+            epsilon is stated.
     """
 
     site: str | None = None
@@ -51,6 +53,7 @@ class LoadOptions:
     codebook: Path | None = None
     test_sites: tuple[str, ...] = ()
     feature_set: str | None = None
+    encoding: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,7 @@ import pandas as pd
 
 from .columns import to_numbers
 
-__all__ = ["IDENTIFIER_NAMES", "looks_like_identifier"]
+__all__ = ["IDENTIFIER_NAMES", "looks_like_identifier", "named_like_identifier"]
 
 # Whole names, after splitting into words joined by '_' (PatientID -> patient_id).
 IDENTIFIER_NAMES = frozenset(
@@ -46,7 +46,8 @@ def _words(name: str) -> str:
     return re.sub(r"[\W_]+", "_", spaced).strip("_").lower()
 
 
-def _named(name: str) -> bool:
+def named_like_identifier(name: str) -> bool:
+    """Return whether a column's name says that it names persons."""
     words = _words(name)
     return (
         words in IDENTIFIER_NAMES
@@ -72,7 +73,7 @@ def looks_like_identifier(name: str, text: pd.Series[str], *, described: bool) -
         text: Its content.
         described: The codebook says the column is a number: then digits are not judged.
     """
-    if _named(name):
+    if named_like_identifier(name):
         return True
     known = text.dropna()
     if len(known) < _MANY:

@@ -107,7 +107,7 @@ def write_extract(
         rows=len(rows),
         table=table,
         codebook=None if source.codebook is None else codebook,
-        options=replace(source.options, site=None, codebook=None),
+        options=replace(source.options, site=None, codebook=None, encoding=None),
     )
 
 
@@ -120,7 +120,7 @@ def _source(name: str, options: LoadOptions) -> _Source:
         options, tells = filled_in(entry, options), entry.sites
         shipped = (files / "codebooks" / f"{entry.name}.yaml").read_bytes()
     else:
-        frame, _ = read_table(Path(name))
+        frame, _ = read_table(Path(name), options.encoding)
         tells, shipped = (), None
     site = options.site
     if site is None:

@@ -14,7 +14,7 @@ from .columns import canonical, canonical_series, coded, to_numbers
 from .extract import LoadOptions
 from .roles import Roles
 
-__all__ = ["FALSE_TEXTS", "TRUE_TEXTS", "Outcome", "read_outcome"]
+__all__ = ["FALSE_TEXTS", "TRUE_TEXTS", "Outcome", "check_outcome", "outcome_of"]
 
 TRUE_TEXTS = ("1", "true", "t", "yes", "y", "是", "有", "阳性", "positive")
 FALSE_TEXTS = ("0", "false", "f", "no", "n", "否", "无", "阴性", "negative")
@@ -39,19 +39,46 @@ class Outcome:
         return missing if self.time is None else missing | np.isnan(self.time)
 
 
-def read_outcome(frame: pd.DataFrame, roles: Roles, options: LoadOptions) -> Outcome:
-    """Read the outcome columns.
+def outcome_of(frame: pd.DataFrame, roles: Roles, options: LoadOptions) -> Outcome:
+    """Read each row's outcome from that row alone; what cannot be an outcome is missing.
+
+    Args:
+        frame: The table of text.
+        roles: Which columns tell the outcome.
+        options: Which value is the event, where somebody said so.
+
+    Returns:
+        A label is 1 where the text is `options.positive`, and 0 for every other text; without
+        `positive`, by `TRUE_TEXTS` and `FALSE_TEXTS`. A time is a number of days >= 0.
+    """
+    if roles.outcome is None:
+        times = to_numbers(frame[str(roles.time)])
+        return Outcome(
+            flag=_flags(canonical_series(frame[str(roles.event)])),
+            time=np.where(times >= 0, times, np.nan),
+        )
+    seen = canonical_series(frame[roles.outcome])
+    if options.positive is None:
+        return Outcome(flag=_flags(seen))
+    event = seen == canonical(str(options.positive))
+    flag = np.where(seen.isna().to_numpy(), np.nan, event.to_numpy(dtype=np.float64))
+    return Outcome(flag=flag)
+
+
+def check_outcome(frame: pd.DataFrame, roles: Roles, options: LoadOptions) -> None:
+    """Refuse an outcome that `outcome_of` would read with a loss; for people, never for a node.
 
     Raises:
         DataError: `one_class`, `outcome_not_binary`, `unknown_positive`, `event_not_binary`,
             `time_not_number` or `negative_time`.
     """
     if roles.outcome is not None:
-        return Outcome(flag=_label(frame[roles.outcome], roles.outcome, options.positive))
-    return _survival(frame, str(roles.time), str(roles.event))
+        _check_label(frame[roles.outcome], roles.outcome, options.positive)
+    else:
+        _check_survival(frame, str(roles.time), str(roles.event))
 
 
-def _label(text: pd.Series[str], name: str, positive: str | None) -> NDArray[np.float64]:
+def _check_label(text: pd.Series[str], name: str, positive: str | None) -> None:
     seen = canonical_series(text)
     values = set(seen.dropna().unique())
     if positive is not None:
@@ -61,7 +88,7 @@ def _label(text: pd.Series[str], name: str, positive: str | None) -> NDArray[np.
                 f"no row of {name} holds data.positive={positive}",
                 hint="Give a value of that column; case and spaces around it do not count.",
             )
-        return coded(seen, {value: float(value == canonical(str(positive))) for value in values})
+        return
     if len(values) > 2:
         raise DataError(
             "outcome_not_binary",
@@ -69,31 +96,25 @@ def _label(text: pd.Series[str], name: str, positive: str | None) -> NDArray[np.
             hint="Say which counts as the event: data.positive=VALUE.",
         )
     if len(values) == 1:
-        raise _one_class(name)
-    flags = _flags(seen)
-    if np.isnan(flags[seen.notna().to_numpy()]).any():
+        raise DataError(
+            "one_class",
+            f"every row has the same {name}: there is nothing to learn",
+            hint="Check the extract's selection, or name another outcome.",
+        )
+    if np.isnan(_flags(seen)[seen.notna().to_numpy()]).any():
         raise DataError(
             "unknown_positive",
             f"it is not clear which of the two values of {name} counts as the event",
             hint="Say which: data.positive=VALUE.",
         )
-    return flags
-
-
-def _one_class(name: str) -> DataError:
-    return DataError(
-        "one_class",
-        f"every row has the same {name}: there is nothing to learn",
-        hint="Check the extract's selection, or name another outcome.",
-    )
 
 
 def _flags(seen: pd.Series[str]) -> NDArray[np.float64]:
     return coded(seen, dict.fromkeys(TRUE_TEXTS, 1.0) | dict.fromkeys(FALSE_TEXTS, 0.0))
 
 
-def _survival(frame: pd.DataFrame, time: str, event: str) -> Outcome:
-    """Read time and event; the rules on rows are pandera's, its words are not passed on."""
+def _check_survival(frame: pd.DataFrame, time: str, event: str) -> None:
+    """Check time and event; the rules on rows are pandera's, its words are not passed on."""
     times, seen = to_numbers(frame[time]), canonical_series(frame[event])
     flags = _flags(seen)
     rows = pd.DataFrame(
@@ -124,4 +145,3 @@ def _survival(frame: pd.DataFrame, time: str, event: str) -> Outcome:
         broken = {str(error.check.name) for error in failure.schema_errors if error.check}
         code = next(code for code in texts if code in broken)
         raise DataError(code, texts[code][0], hint=texts[code][1]) from None
-    return Outcome(flag=flags, time=times)

@@ -17,7 +17,12 @@ __all__ = ["encode_table"]
 
 
 def encode_table(
-    path: Path, codebook: Codebook, features: Iterable[str], *, patient: str | None = None
+    path: Path,
+    codebook: Codebook,
+    features: Iterable[str],
+    *,
+    patient: str | None = None,
+    encoding: str | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.str_]]:
     """Encode a table for prediction; it needs no outcome and no hospital.
 
@@ -26,6 +31,7 @@ def encode_table(
         codebook: The model's codebook.
         features: The model's features: columns, or the encoded names of its schema.
         patient: Column of the ids to hand back; None: rows are numbered from 1.
+        encoding: As in `read_table`.
 
     Returns:
         float32 [rows, d], finite and bounded; and str [rows], the ids as they are written.
@@ -34,7 +40,7 @@ def encode_table(
         DataError: As `read_table` and `encode`; `missing_patient`; `schema_mismatch` when
             encoded names are given that the codebook would not make in that order.
     """
-    frame, _ = read_table(path)
+    frame, _ = read_table(path, encoding)
     wanted = tuple(features)
     matrix, names = encode(frame, codebook, wanted)
     if wanted not in (names, codebook.columns_of(wanted)):

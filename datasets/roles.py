@@ -15,11 +15,17 @@ import pandas as pd
 from ..privacy.errors import DataError
 from ..study.cohort import Task
 from .codebook import Codebook
-from .columns import NumberColumn
 from .extract import ONE_ROW_EACH, DataWarning, LoadOptions
-from .identifiers import looks_like_identifier
+from .identifiers import named_like_identifier
 
-__all__ = ["Roles", "check_outcome_keys", "check_told", "find_roles", "no_features"]
+__all__ = [
+    "Roles",
+    "check_outcome_keys",
+    "check_told",
+    "find_roles",
+    "identifier_feature",
+    "no_features",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,20 +114,21 @@ def _default_columns(
     return names, warnings
 
 
-def _check_features(
-    frame: pd.DataFrame, columns: list[str], roles: Roles, codebook: Codebook | None
-) -> None:
+def _check_features(columns: list[str], roles: Roles) -> None:
+    """Refuse features that identify by their name; `checks.py` looks at their content."""
     for name in columns:
-        described = codebook is not None and isinstance(codebook.by_name.get(name), NumberColumn)
-        if name in (roles.site, roles.patient) or looks_like_identifier(
-            name, frame[name], described=described
-        ):
-            raise DataError(
-                "identifier_feature",
-                f"{name} cannot be a feature: it identifies a person or a hospital, by its name or "
-                "by a text of its own in almost every row (a number takes a decimal point)",
-                hint=f"Leave it out: data.exclude=[{name}]; or is it data.patient or data.site?",
-            )
+        if name in (roles.site, roles.patient) or named_like_identifier(name):
+            raise identifier_feature(name)
+
+
+def identifier_feature(name: str) -> DataError:
+    """Return the refusal of a column that names persons."""
+    return DataError(
+        "identifier_feature",
+        f"{name} cannot be a feature: it identifies a person or a hospital, by its name or "
+        "by a text of its own in almost every row (a number takes a decimal point)",
+        hint=f"Leave it out: data.exclude=[{name}]; or is it data.patient or data.site?",
+    )
 
 
 def _given(frame: pd.DataFrame, options: LoadOptions) -> dict[str, Any]:
@@ -174,10 +181,10 @@ def find_roles(
     *,
     outcome_columns: Iterable[str] = (),
 ) -> tuple[Roles, tuple[DataWarning, ...]]:
-    """Give each column its part.
+    """Give each column its part, by its name alone.
 
     Args:
-        frame: The table of text.
+        frame: The table of text; no cell of it is looked at.
         options: What the person said.
         codebook: The public constants, if there are any.
         outcome_columns: Further columns that tell the outcome (catalogue).
@@ -206,7 +213,7 @@ def find_roles(
         raise no_features()
     _require(frame, columns, "data.features (or the codebook)")
     roles = Roles(**given, columns=tuple(columns))
-    _check_features(frame, columns, roles, codebook)
+    _check_features(columns, roles)
     if codebook is not None:
         codebook.columns_of(columns)
     return roles, tuple(warnings)

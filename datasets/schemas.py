@@ -9,14 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import pandas as pd
-
 from ..privacy.errors import DataError
 from ..study.cohort import Schema, Task
 from .codebook import Codebook
-from .columns import NumberColumn, canonical
+from .columns import canonical
 from .extract import LoadOptions
-from .identifiers import looks_like_identifier
+from .identifiers import named_like_identifier
 from .roles import check_outcome_keys, check_told, no_features
 
 __all__ = ["make_schema", "require_horizon", "schema_of"]
@@ -123,10 +121,8 @@ def _check_columns(codebook: Codebook, columns: Iterable[str]) -> None:
             f"the codebook does not describe: {', '.join(unknown)}",
             hint="Describe them in the codebook, or leave them out of data.features.",
         )
-    nothing = pd.Series([], dtype="str")
     for name in columns:
-        described = isinstance(codebook.by_name[name], NumberColumn)
-        if looks_like_identifier(name, nothing, described=described):
+        if named_like_identifier(name):
             raise DataError(
                 "identifier_feature",
                 f"{name} cannot be a feature: its name says that it identifies a person",

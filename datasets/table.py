@@ -1,13 +1,14 @@
-"""From a table to validated cohorts: the one path that every extract takes.
+"""From a table to cohorts: for people, who are told what is wrong; for a node, which says nothing.
 
-The order is: name the columns' parts, refuse what cannot be right, read the outcome and drop
-rows without one, encode by public constants, warn about what a person should see, cut into
-one cohort a hospital. The catalogue's tables go the same way.
+The order is: name the columns' parts, keep the rows that are usable, encode by public constants,
+cut into one cohort a hospital. `build_extract` refuses what cannot be right before it, and warns
+about what a person should see; the catalogue's tables go this way. `build_cohort` is what a node
+makes of its hospital's table: the same cohort from the same rows, without a word about them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,19 +18,22 @@ from numpy.typing import NDArray
 
 from ..privacy.errors import DataError
 from ..study.cohort import Cohort, Schema
+from ..study.holdout import Holdout
+from .checks import check_classes, faults_of
 from .codebook import Codebook, encode_columns, read_codebook
-from .columns import canonical
+from .columns import Encoded, canonical
 from .extract import ONE_ROW_EACH, DataWarning, Extract, LoadOptions, Source
 from .groups import find_groups
+from .holdout import held_out
 from .inference import infer_codebook
 from .leakage import Checked, find_leaks, find_thin_sites
-from .outcomes import Outcome, read_outcome
-from .patients import keyed_ids
+from .outcomes import outcome_of
 from .readers import read_table
 from .roles import Roles, find_roles
+from .rows import Rows, site_names, usable_rows
 from .schemas import make_schema, require_horizon
 
-__all__ = ["build_extract", "load_table"]
+__all__ = ["SiteCohort", "build_cohort", "build_extract", "load_table", "table_faults"]
 
 
 def load_table(path: Path, options: LoadOptions) -> Extract:
@@ -52,21 +56,37 @@ def load_table(path: Path, options: LoadOptions) -> Extract:
             "data.feature_set is for the catalogue's tables",
             hint="Name the columns in data.features=[...].",
         )
-    frame, notes = read_table(path)
+    frame, notes = read_table(path, options.encoding)
     codebook = read_codebook(options.codebook) if options.codebook is not None else None
     return build_extract(
         frame, options, codebook, name=path.stem, source=Source(title=path.name), notes=notes
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Rows:
-    """The rows that have an outcome, ready to be cut by hospital."""
+def table_faults(
+    frame: pd.DataFrame, options: LoadOptions, codebook: Codebook | None
+) -> list[DataError]:
+    """Return every rule that a table's records break, the first to be mended first.
 
-    frame: pd.DataFrame
-    site: NDArray[np.object_]
-    patient: NDArray[np.uint64]
-    outcome: Outcome
+    Raises:
+        DataError: As `find_roles`: the columns' names do not fit.
+    """
+    roles, _ = find_roles(frame, options, codebook)
+    found = list(faults_of(frame, roles, options, codebook))
+    if not found:
+        try:
+            check_classes(usable_rows(frame, roles, options), (), roles)
+        except DataError as error:
+            found.append(error)
+    return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class SiteCohort:
+    """One hospital's cohort, and the rows of its table that it is made of, in the same order."""
+
+    cohort: Cohort
+    rows: Rows
 
 
 def build_extract(
@@ -78,6 +98,7 @@ def build_extract(
     source: Source,
     notes: Iterable[DataWarning] = (),
     outcome_columns: Iterable[str] = (),
+    holdout: Holdout | None = None,
 ) -> Extract:
     """Turn a table of text into validated cohorts; see `load_table`.
 
@@ -89,18 +110,22 @@ def build_extract(
         source: Where the table comes from.
         notes: Warnings of the reader, kept.
         outcome_columns: Further columns that tell the outcome.
+        holdout: How a plan splits patients, where it does.
     """
     roles, warnings = find_roles(frame, options, codebook, outcome_columns=outcome_columns)
     found = [*notes, *warnings, *_codebook_notes(codebook, roles)]
-    rows = _read_rows(frame, roles, options, found)
+    for fault in faults_of(frame, roles, options, codebook):
+        raise fault
+    rows = usable_rows(frame, roles, options)
+    found += _row_notes(frame, rows, roles, options)
     external = _test_sites(rows.site, options.test_sites)
-    _check_classes(rows, external, roles)
+    check_classes(rows, external, roles)
     used = codebook if codebook is not None else infer_codebook(rows.frame, roles.columns)
     schema = _schema(rows, roles, options, used, name=name, public=codebook is not None)
     checked = _checked(rows, roles, used)
     found += find_thin_sites(checked, survival=roles.task == "survival")
     found += find_leaks(checked)
-    cohorts = _cohorts(rows, schema, checked, find_groups(rows.frame, codebook))
+    cohorts = _cohorts(rows, schema, checked, find_groups(rows.frame, codebook), holdout)
     return Extract(
         cohorts=tuple(cohort for cohort in cohorts if cohort.site not in external),
         external=tuple(cohort for cohort in cohorts if cohort.site in external),
@@ -116,6 +141,43 @@ def build_extract(
     )
 
 
+def build_cohort(
+    frame: pd.DataFrame,
+    options: LoadOptions,
+    codebook: Codebook,
+    *,
+    name: str,
+    site: str,
+    holdout: Holdout | None = None,
+) -> SiteCohort:
+    """Turn one hospital's table of text into its cohort, whatever stands in the rows.
+
+    Args:
+        frame: As `read_rows` makes it, with the hospital's column.
+        options: What the hospital's mapping says of the columns.
+        codebook: The study's public constants.
+        name: Name of the data set, unless the codebook has one.
+        site: The hospital's name in plans.
+        holdout: How a plan splits patients, where it does.
+
+    Guarantee: one patient's rows of the table, removed, added or changed, change that patient's
+    rows of the cohort and no other's; and whether anything is raised depends on the columns'
+    names alone.
+
+    Raises:
+        DataError: As `find_roles`; `codebook_incomplete`.
+    """
+    roles, _ = find_roles(frame, options, codebook)
+    _codebook_notes(codebook, roles)
+    rows = usable_rows(frame, roles, options)
+    schema = _schema(rows, roles, options, codebook, name=name, public=True)
+    features = _matrix(encode_columns(rows.frame, codebook, roles.columns))
+    everybody = np.ones(len(rows.frame), dtype=np.bool_)
+    groups = find_groups(rows.frame, codebook)
+    cohort = _cohort(site, everybody, rows, schema, features, groups, holdout)
+    return SiteCohort(cohort=cohort, rows=rows)
+
+
 def _codebook_notes(codebook: Codebook | None, roles: Roles) -> list[DataWarning]:
     if codebook is None:
         text = (
@@ -128,7 +190,7 @@ def _codebook_notes(codebook: Codebook | None, roles: Roles) -> list[DataWarning
     return []
 
 
-def _checked(rows: _Rows, roles: Roles, codebook: Codebook) -> Checked:
+def _checked(rows: Rows, roles: Roles, codebook: Codebook) -> Checked:
     return Checked(
         here={site: rows.site == site for site in sorted(set(rows.site))},
         patient=rows.patient,
@@ -138,83 +200,26 @@ def _checked(rows: _Rows, roles: Roles, codebook: Codebook) -> Checked:
     )
 
 
-def _read_rows(
-    frame: pd.DataFrame, roles: Roles, options: LoadOptions, found: list[DataWarning]
-) -> _Rows:
-    """Return the rows that have an outcome; add what was noticed to `found`."""
-    if frame[roles.site].isna().any():
-        raise DataError(
-            "missing_site",
-            f"some rows have no hospital in {roles.site}",
-            hint="Fill it in or drop those rows.",
-        )
-    outcome = read_outcome(frame, roles, options)
-    site = _site_names(frame[roles.site])
-    stated = options.patient == ONE_ROW_EACH
-    patient = _patients(frame, roles, found, stated=stated)
-    kept = ~outcome.missing
-    for name in sorted(set(site[~kept])):
+def _row_notes(
+    frame: pd.DataFrame, rows: Rows, roles: Roles, options: LoadOptions
+) -> list[DataWarning]:
+    """Return what somebody should know of the rows that are used, and of those that are not."""
+    found: list[DataWarning] = []
+    if roles.patient is None and options.patient != ONE_ROW_EACH:
+        text = "no column names the patient: each row is taken as one; give data.patient=COLUMN"
+        found.append(DataWarning(code="rows_as_patients", text=text))
+    without = outcome_of(frame, roles, options).missing
+    for name in sorted(set(site_names(frame[roles.site])[without])):
         text = f"rows of {name} without an outcome were dropped; check why it is missing"
         found.append(DataWarning(code="missing_outcome", site=name, text=text))
-    if not kept.any():
-        raise DataError(
-            "empty_table",
-            "no row has an outcome",
-            hint="Check data.outcome, or data.time and event.",
-        )
-    rows = _Rows(
-        frame=frame[kept].reset_index(drop=True),
-        site=site[kept],
-        patient=patient[kept],
-        outcome=Outcome(
-            flag=outcome.flag[kept], time=None if outcome.time is None else outcome.time[kept]
-        ),
-    )
-    _check_patients(rows, roles, found)
-    return rows
-
-
-def _site_names(text: pd.Series[str]) -> NDArray[np.object_]:
-    """Return each row's hospital: spaces tidied, and one spelling where only case differs."""
-    tidy = {value: " ".join(value.split()) for value in text.unique()}
-    first: dict[str, str] = {}
-    for value in sorted(tidy.values()):
-        first.setdefault(canonical(value), value)
-    return np.array([first[canonical(tidy[value])] for value in text], dtype=np.object_)
-
-
-def _patients(
-    frame: pd.DataFrame, roles: Roles, found: list[DataWarning], *, stated: bool
-) -> NDArray[np.uint64]:
-    if roles.patient is None:
-        if not stated:
-            text = "no column names the patient: each row is taken as one; give data.patient=COLUMN"
-            found.append(DataWarning(code="rows_as_patients", text=text))
-        return keyed_ids(pd.Series([f"row {row}" for row in range(len(frame))], dtype="str"))
-    if frame[roles.patient].isna().any():
-        raise DataError(
-            "missing_patient",
-            f"some rows have no patient in {roles.patient}, so whom they tell of is unknown",
-            hint="Fill it in or drop those rows.",
-        )
-    return keyed_ids(frame[roles.patient])
-
-
-def _check_patients(rows: _Rows, roles: Roles, found: list[DataWarning]) -> None:
-    pairs = pd.DataFrame({"patient": rows.patient, "site": rows.site})
-    if roles.task == "survival" and pairs.duplicated().any():
-        raise DataError(
-            "several_rows_per_patient",
-            f"{roles.patient} repeats: a survival table has one row a patient",
-            hint="Keep each patient's first record, with the time counted from it.",
-        )
-    several = pairs.drop_duplicates()
-    if several["patient"].duplicated().any():
+    pairs = pd.DataFrame({"patient": rows.patient, "site": rows.site}).drop_duplicates()
+    if pairs["patient"].duplicated().any():
         text = (
             "some patients are in several hospitals; they are kept on one side of every split, "
             "but each hospital spends its own privacy budget on them"
         )
         found.append(DataWarning(code="patient_in_several_sites", column=roles.patient, text=text))
+    return found
 
 
 def _test_sites(site: NDArray[np.object_], wanted: Iterable[str]) -> frozenset[str]:
@@ -236,20 +241,8 @@ def _test_sites(site: NDArray[np.object_], wanted: Iterable[str]) -> frozenset[s
     return chosen
 
 
-def _check_classes(rows: _Rows, external: frozenset[str], roles: Roles) -> None:
-    inside = ~np.isin(rows.site.astype(np.str_), sorted(external))
-    flag = rows.outcome.flag[inside] > 0
-    if not flag.any() or (roles.task == "risk" and flag.all()):
-        what = "no event was seen" if roles.task == "survival" else "every row has the same outcome"
-        raise DataError(
-            "one_class",
-            f"{what} ({roles.outcome or roles.event}): there is nothing to learn",
-            hint="Check the extract's selection, data.test_sites, or name another outcome.",
-        )
-
-
 def _schema(
-    rows: _Rows, roles: Roles, options: LoadOptions, codebook: Codebook, *, name: str, public: bool
+    rows: Rows, roles: Roles, options: LoadOptions, codebook: Codebook, *, name: str, public: bool
 ) -> Schema:
     time = rows.outcome.time
     return make_schema(
@@ -264,28 +257,46 @@ def _schema(
 
 
 def _cohorts(
-    rows: _Rows,
+    rows: Rows,
     schema: Schema,
     checked: Checked,
     groups: dict[str, NDArray[np.str_]],
+    holdout: Holdout | None,
 ) -> list[Cohort]:
-    features = np.column_stack([part.values for part in checked.encoded.values()]).astype(
-        np.float32
+    features = _matrix(checked.encoded)
+    return [
+        _cohort(site, here, rows, schema, features, groups, holdout)
+        for site, here in checked.here.items()
+    ]
+
+
+def _matrix(encoded: Mapping[str, Encoded]) -> NDArray[np.float32]:
+    return np.column_stack([part.values for part in encoded.values()]).astype(np.float32)
+
+
+def _cohort(
+    site: str,
+    here: NDArray[np.bool_],
+    rows: Rows,
+    schema: Schema,
+    features: NDArray[np.float32],
+    groups: Mapping[str, NDArray[np.str_]],
+    holdout: Holdout | None,
+) -> Cohort:
+    time, flag = rows.outcome.time, rows.outcome.flag[here]
+    out = None
+    if holdout is not None:
+        sides = rows.persons.side[here]
+        out = held_out(sides, key=holdout.key, test_fraction=holdout.test_fraction)
+    return Cohort(
+        site=site,
+        schema=schema,
+        features=features[here],
+        patient=rows.patient[here],
+        draw=rows.draw[here],
+        label=flag if schema.task == "risk" else None,
+        time=time[here] if time is not None else None,
+        event=flag > 0 if schema.task == "survival" else None,
+        groups={name: labels[here] for name, labels in groups.items()},
+        held_out=out,
     )
-    cohorts = []
-    for site, here in checked.here.items():
-        time = rows.outcome.time
-        flag = rows.outcome.flag[here]
-        cohorts.append(
-            Cohort(
-                site=site,
-                schema=schema,
-                features=features[here],
-                patient=rows.patient[here],
-                label=flag if schema.task == "risk" else None,
-                time=time[here] if time is not None else None,
-                event=flag > 0 if schema.task == "survival" else None,
-                groups={name: labels[here] for name, labels in groups.items()},
-            )
-        )
-    return cohorts

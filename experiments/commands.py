@@ -230,14 +230,15 @@ def predict(
     options: Annotated[
         list[str],
         typer.Argument(
-            help="model=FILE.safetensors data.path=TABLE [data.patient=COLUMN] [out=FILE.csv]"
+            help="model=FILE.safetensors data.path=TABLE [data.patient=COLUMN] "
+            "[data.encoding=NAME] [out=FILE.csv]"
         ),
     ],
 ) -> None:
     """Write a risk per patient, locally, with a model that `fedcohort run` saved."""
     from .predict import predict as write_predictions
 
-    keys = _pairs(options, {"model", "data.path", "data.patient", "out"})
+    keys = _pairs(options, {"model", "data.path", "data.patient", "data.encoding", "out"})
     for needed in ("model", "data.path"):
         if needed not in keys:
             raise ConfigError(
@@ -249,6 +250,7 @@ def predict(
         Path(keys["model"]),
         Path(keys["data.path"]),
         patient=keys.get("data.patient"),
+        encoding=keys.get("data.encoding"),
         out=Path(keys["out"]) if "out" in keys else None,
     )
     _print(answer)
@@ -284,7 +286,7 @@ def _pairs(options: list[str], known: set[str]) -> dict[str, str]:
     return pairs
 
 
-_DATA_KEYS = ("site", "patient", "outcome", "positive", "time", "event", "feature_set")
+_DATA_KEYS = ("site", "patient", "outcome", "positive", "time", "event", "feature_set", "encoding")
 _DATA_LISTS = ("features", "exclude", "test_sites")
 
 

@@ -27,7 +27,12 @@ _FETCH_AGAIN = "Fetch the model and its card again from whoever made the run."
 
 
 def predict(
-    model: Path, table: Path, *, patient: str | None = None, out: Path | None = None
+    model: Path,
+    table: Path,
+    *,
+    patient: str | None = None,
+    encoding: str | None = None,
+    out: Path | None = None,
 ) -> dict[str, Any]:
     """Write `patient,risk` (of the event; for survival models by the horizon, and by year).
 
@@ -35,6 +40,7 @@ def predict(
         model: A `.safetensors` file beside its card.
         table: A CSV or Parquet file with the model's columns.
         patient: Column of the ids to write; rows are numbered otherwise.
+        encoding: Of the table; None: UTF-8, else GB18030.
         out: The CSV to write; `TABLE.predictions.csv` otherwise.
 
     Returns:
@@ -61,7 +67,9 @@ def predict(
             "the card's codebook is not the one its hash names",
             hint=_FETCH_AGAIN,
         )
-    matrix, ids = encode_table(table, codebook, card["features"], patient=patient)
+    matrix, ids = encode_table(
+        table, codebook, card["features"], patient=patient, encoding=encoding
+    )
     schema = _schema(card)
     cohort = _unlabelled(schema, matrix)
     prediction = _predicted(saved, cohort)

@@ -273,7 +273,7 @@ def _data(folder: SiteFolder, policy: Policy, today: dt.date) -> str:
     site = SiteData.read(folder.root, policy.site)
     site.check_opt_out(policy.dataset.opt_out_file)
     allowed = policy.allowed_columns
-    cohort, warnings = site.cohort(allowed)
+    cohort, warnings = site.check(allowed)
     unlisted = sorted(set(site.columns) - set(allowed))
     if today > policy.dataset.expires:
         raise OSError("the permission for the dataset has ended (dataset.expires)")

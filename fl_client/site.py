@@ -183,8 +183,17 @@ def pin_roster(folder: SiteFolder, site: str, text: str, *, today: dt.date) -> R
 
 
 def cohort_of(policy: Policy, data: SiteData, plan: Plan) -> Cohort:
-    """Read a plan's cohort, with the columns that the policy allows; opt-outs are still in it."""
-    return data.cohort(policy.allowed_columns, holdout=plan.holdout)[0]
+    """Read a plan's cohort, with the columns that the policy allows; opt-outs are still in it.
+
+    With noise no answer may depend on what the records are, so nothing of them is refused; people
+    looked at them before they approved (`check_extract`).
+
+    Raises:
+        PolicyError: As `SiteData.cohort`.
+        DataError: As `SiteData.cohort`; without noise as `SiteData.check`.
+    """
+    read = data.check if plan.privacy is None else data.cohort
+    return read(policy.allowed_columns, holdout=plan.holdout)[0]
 
 
 def pinned_roster(

@@ -11,29 +11,30 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from ..datasets.codebook import Codebook, read_codebook
 from ..datasets.extract import ONE_ROW_EACH, DataWarning, LoadOptions, Source
-from ..datasets.holdout import tokens_of, with_holdout
-from ..datasets.patients import keyed_ids
-from ..datasets.readers import read_table
-from ..datasets.table import build_extract
+from ..datasets.readers import ENCODINGS, read_rows, read_table
+from ..datasets.rows import Rows
+from ..datasets.table import build_cohort, build_extract, table_faults
 from ..privacy.errors import DataError, PolicyError
 from ..study.cohort import Cohort
 from ..study.holdout import Holdout
+from ..study.plan import Plan
 from .governance._fields import Fields
 from .governance.plain_text import check_text, inside
 from .governance.strict_yaml import read_yaml
 
 __all__ = ["MAPPING_FORMAT", "SiteData", "mapping_template"]
+
+_Read = TypeVar("_Read")
 
 MAPPING_FORMAT = "fedcohort.mapping/1"
 _SITE = "fedcohort site"  # the column that every extract gets: one hospital, this one
@@ -49,6 +50,7 @@ outcome: outcome                 # a yes/no column; for survival: time and event
 # event: died                    # 1 where the event was seen
 # features: [age, sex]           # default: every column of the codebook
 # exclude: []
+# encoding: utf-8                # of a CSV; also gb18030, big5, cp1252, iso-8859-1
 """
 
 
@@ -94,6 +96,7 @@ class SiteData:
             event=column("event"),
             features=columns("features"),
             exclude=columns("exclude") or (),
+            encoding=fields.choice("encoding", ENCODINGS) if fields.has("encoding") else "utf-8",
         )
         table = inside(folder, fields.path("table"), "mapping.yaml, table")
         codebook = inside(folder, fields.path("codebook"), "mapping.yaml, codebook")
@@ -141,16 +144,18 @@ class SiteData:
                 hint="Name the column in mapping.yaml; or leave dataset.opt_out_file out.",
             )
 
-    @cached_property
-    def patients(self) -> tuple[NDArray[np.uint64], tuple[str, ...]]:
-        """Every patient of the table once: the id in this process, uint64, and the token.
+    def check_holdout(self, plan: Plan) -> None:
+        """Refuse a plan that holds patients out of a table of which nobody said who is one.
 
         Raises:
-            DataError: The table cannot be read.
+            PolicyError: `holdout_no_patient`.
         """
-        frame, _ = read_table(self.table)
-        tokens = pd.Series(tokens_of(frame, self.options.patient).unique(), dtype="str")
-        return keyed_ids(tokens), tuple(tokens)
+        if plan.holdout is not None and self.options.patient is None:
+            raise PolicyError(
+                "holdout_no_patient",
+                "the plan holds patients out and nothing says which rows are of one patient",
+                hint="Name the column of patients in mapping.yaml; or say one_row_each.",
+            )
 
     @cached_property
     def table_sha256(self) -> str:
@@ -175,28 +180,86 @@ class SiteData:
 
     def cohort(
         self, allowed: Collection[str] = (), *, holdout: Holdout | None = None
-    ) -> tuple[Cohort, tuple[DataWarning, ...]]:
-        """Read the extract.
+    ) -> tuple[Cohort, Rows]:
+        """Read the extract as a node does: whatever its rows hold, they raise nothing.
 
         Args:
             allowed: Further columns that the policy allows: subgroups are made of them.
             holdout: How the plan splits patients, where it does.
 
         Returns:
-            The cohort, opt-outs still in it (see `OptOut.left`), and what was noticed.
+            The cohort, opt-outs still in it (see `OptOut.left`), and the rows it is made of.
+
+        Guarantee: see `build_cohort`.
 
         Raises:
             PolicyError: `data_changed`: the table is not the one of the fingerprint.
+            DataError: Of the file as a whole or its columns' names.
+        """
+        raw = self._whole(lambda: read_rows(self.table, self.options.encoding or "utf-8"))
+        frame, options = self._columns_of(raw.frame, allowed)
+        made = build_cohort(
+            frame, options, self.codebook, name=self.table.stem, site=self.site, holdout=holdout
+        )
+        return made.cohort, made.rows
+
+    def check(
+        self, allowed: Collection[str] = (), *, holdout: Holdout | None = None
+    ) -> tuple[Cohort, tuple[DataWarning, ...]]:
+        """Read the extract for people, and for plans without noise: what is wrong is refused.
+
+        Args:
+            allowed: As in `cohort`.
+            holdout: As in `cohort`.
+
+        Returns:
+            The same cohort, and what was noticed.
+
+        Raises:
+            PolicyError: `data_changed`.
             DataError: The table breaks a rule.
         """
+        read = self._whole(lambda: read_table(self.table, self.options.encoding or "utf-8"))
+        frame, options = self._columns_of(read[0], allowed)
+        extract = build_extract(
+            frame,
+            options,
+            self.codebook,
+            name=self.table.stem,
+            source=Source(title=self.table.name),
+            notes=read[1],
+            holdout=holdout,
+        )
+        (cohort,) = extract.cohorts
+        return dataclasses.replace(cohort, site=self.site), extract.warnings
+
+    def faults(self, allowed: Collection[str] = ()) -> list[DataError]:
+        """Return every rule that the extract's records break, for people.
+
+        Raises:
+            PolicyError: As `check`.
+            DataError: Of the file as a whole or its columns' names.
+        """
+        read = self._whole(lambda: read_table(self.table, self.options.encoding or "utf-8"))
+        frame, options = self._columns_of(read[0], allowed)
+        return table_faults(frame, options, self.codebook)
+
+    def _whole(self, read: Callable[[], _Read]) -> _Read:
+        """Read the table, and refuse it if it is no longer the one of the fingerprint."""
         expected = self.table_sha256
-        frame, notes = read_table(self.table)
+        found = read()
         if _sha256(self.table) != expected:
             raise PolicyError(
                 "data_changed",
                 "the extract changed while the node was running",
                 hint="Restart the node; plans approved for the other extract are approved anew.",
             )
+        return found
+
+    def _columns_of(
+        self, frame: pd.DataFrame, allowed: Collection[str]
+    ) -> tuple[pd.DataFrame, LoadOptions]:
+        """Drop the columns that nobody named, and add the hospital's."""
         options = self.options
         if options.patient == ONE_ROW_EACH and ONE_ROW_EACH in frame.columns:
             raise DataError("one_column_two_parts", "a column is named one_row_each")
@@ -209,21 +272,7 @@ class SiteData:
             used = options.features or [name for name in self.columns if name not in told]
             features = tuple(name for name in used if name not in options.exclude)
             options = dataclasses.replace(options, features=features, exclude=())
-        extract = build_extract(
-            frame,
-            options,
-            self.codebook,
-            name=self.table.stem,
-            source=Source(title=self.table.name),
-            notes=notes,
-        )
-        (cohort,) = extract.cohorts
-        if holdout is not None:
-            tokens = tokens_of(frame, options.patient)
-            cohort = with_holdout(
-                cohort, tokens, key=holdout.key, test_fraction=holdout.test_fraction
-            )
-        return cohort, extract.warnings
+        return frame, options
 
 
 def mapping_template() -> str:

@@ -7,6 +7,7 @@
     plans/  approvals.jsonl  audit.jsonl                  what was asked, decided and let out
     ledger.sqlite  rounds.json                            what was spent, which keys were used
     results/  exact-cohorts.json                          what came of plans, whom exact ones used
+    extract-check.json                                    that people looked at the records
     flower/  logs/                                        FLWR_HOME, and what the processes said
 
 Approvers' private keys do not belong here: each approver keeps one's own.
@@ -115,6 +116,11 @@ class SiteFolder:
     def exact_cohorts(self) -> Path:
         """Whom sums without noise were over."""
         return self.root / "exact-cohorts.json"
+
+    @property
+    def extract_check(self) -> Path:
+        """That the extract broke no rule when people looked at it."""
+        return self.root / "extract-check.json"
 
     def round(self, plan_sha256: str) -> Path:
         """Return where a plan's round is kept while it runs."""

@@ -79,6 +79,8 @@ class Cohort:
         event: bool [rows], True where the event was seen; `survival` only.
         groups: Further public-domain columns for subgroup tables (sex, age band, ...),
             each an array of str [rows].
+        draw: uint64 [rows], a hash of each row's patient that is the same in every process: who
+            stays where a sum has no room for all. None: the keyed ids themselves.
         held_out: bool [rows], True for patients that a plan keeps out of training; all rows of
             a patient alike. None where no plan said so.
 
@@ -94,12 +96,13 @@ class Cohort:
     time: NDArray[np.float64] | None = None
     event: NDArray[np.bool_] | None = None
     groups: Mapping[str, NDArray[np.str_]] = field(default_factory=dict)
+    draw: NDArray[np.uint64] | None = None
     held_out: NDArray[np.bool_] | None = None
 
     def __post_init__(self) -> None:
         rows = self.features.shape[0]
         outcome = [self.label, self.time, self.event]
-        columns = [self.patient, *outcome, self.held_out, *self.groups.values()]
+        columns = [self.patient, *outcome, self.draw, self.held_out, *self.groups.values()]
         if any(column is not None and column.shape != (rows,) for column in columns):
             raise DataError("cohort_shape", f"site {self.site}: columns differ in length")
         if self.features.shape != (rows, len(self.schema.features)):
@@ -142,19 +145,22 @@ class Cohort:
             time=None if self.time is None else self.time[rows],
             event=None if self.event is None else self.event[rows],
             groups={name: column[rows] for name, column in self.groups.items()},
+            draw=None if self.draw is None else self.draw[rows],
             held_out=None if self.held_out is None else self.held_out[rows],
         )
 
     def at_most(self, patients: int) -> Cohort:
-        """Return at most so many patients, chosen by their keyed ids: for sums without noise.
+        """Return at most so many patients, those first in the draw: for sums without noise.
 
         A public bound on a site's size sizes the integer grid. Refusing a larger site would
-        tell its size; leaving patients out by a rule that looks at nothing but keys does not.
+        tell its size; leaving patients out by a hash of their tokens does not. The same
+        patients are left out in every process, or a restarted node would sum over others.
         """
-        ids = np.unique(self.patient)
+        ids, first = np.unique(self.patient, return_index=True)
         if ids.size <= patients:
             return self
-        return self.take(np.isin(self.patient, ids[:patients]))
+        turn = ids if self.draw is None else self.draw[first]
+        return self.take(np.isin(self.patient, ids[np.argsort(turn, kind="stable")[:patients]]))
 
 
 def concatenate(cohorts: Sequence[Cohort], *, site: str) -> Cohort:
@@ -174,6 +180,7 @@ def concatenate(cohorts: Sequence[Cohort], *, site: str) -> Cohort:
         return np.concatenate(present) if present else None
 
     events = [cohort.event for cohort in cohorts if cohort.event is not None]
+    draws = [cohort.draw for cohort in cohorts if cohort.draw is not None]
     held_out = [cohort.held_out for cohort in cohorts if cohort.held_out is not None]
     if held_out and len(held_out) < len(cohorts):
         raise DataError("holdout_mixed", "some of the cohorts hold patients out and some do not")
@@ -189,5 +196,6 @@ def concatenate(cohorts: Sequence[Cohort], *, site: str) -> Cohort:
             name: np.concatenate([cohort.groups[name] for cohort in cohorts])
             for name in first.groups
         },
+        draw=np.concatenate(draws) if len(draws) == len(cohorts) else None,
         held_out=np.concatenate(held_out) if held_out else None,
     )

@@ -35,6 +35,7 @@ EVENTS = (
     "plan_closed",
     "bundle_refused",
     "opt_out_changed",
+    "extract_checked",
     "dry_run",
 )
 REQUESTS = ("plan_proposed", "round_asked")  # what `limits.max_requests_per_day` counts

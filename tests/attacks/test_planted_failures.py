@@ -180,22 +180,22 @@ PLANTED: dict[str, tuple[str, Plant, str]] = {
     "a column is a name": (DATA, swap(b"chol", NAME.encode()), DATA_REFUSED),
     "a column stands twice": (DATA, swap(b"chol", b"age"), DATA_REFUSED),
     "the patients' column is gone": (DATA, swap(b"patient_id", NUMBER.encode()), DATA_REFUSED),
-    "the outcome is a name": (DATA, cell("disease", NAME), DATA_REFUSED),
-    "the outcome is a number": (DATA, cell("disease", NUMBER), DATA_REFUSED),
-    "the outcome is missing": (DATA, cell("disease", "", every=True), DATA_REFUSED),
+    "the outcome is a name": (DATA, cell("disease", NAME), SMALL),
+    "the outcome is a number": (DATA, cell("disease", NUMBER), SMALL),
+    "the outcome is missing": (DATA, cell("disease", "", every=True), SMALL),
     "an age is a name": (DATA, cell("age", NAME), READ),
     "an age is a phone number's text": (DATA, cell("age", f"tel {PHONE}"), READ),
     "an age is infinite": (DATA, cell("age", "1e999"), READ),
     "a category is nobody's": (DATA, cell("sex", NAME), READ),
     "a yes is a number": (DATA, cell("fbs", PHONE), READ),
-    "a patient has no token": (DATA, cell("patient_id", ""), DATA_REFUSED),
+    "a patient has no token": (DATA, cell("patient_id", ""), SMALL),
     "a formula": (DATA, cell("age", f"=cmd|{NAME}"), READ),
     "a huge cell": (DATA, cell("age", NUMBER * 20_000), READ),
     "a row is too long": (DATA, table(lambda r: r + f"9,{NAME},{NUMBER}\n".encode() * 3
-                                      + b"1," * 90 + NAME.encode()), DATA_REFUSED),
-    "a quote is never closed": (DATA, table(lambda r: r + f'"{NAME},'.encode()), DATA_REFUSED),
+                                      + b"1," * 90 + NAME.encode()), SMALL),
+    "a quote is never closed": (DATA, table(lambda r: r + f'"{NAME},'.encode()), SMALL),
     "an empty table": (DATA, table(lambda r: b""), DATA_REFUSED),
-    "a header alone": (DATA, rows(0), DATA_REFUSED),
+    "a header alone": (DATA, rows(0), SMALL),
     "a name and nothing else": (DATA, table(lambda r: WHISPER.encode()), DATA_REFUSED),
     "another encoding": (DATA, table(lambda r: r.replace(b"asymptomatic", NAME.encode("gb18030"))),
                          READ),
@@ -330,7 +330,7 @@ def test_an_exception_anywhere_leaves_as_a_code(
     line = line_to(a_coordinator, open_site(a_hospital.folder), hold_s=0.0)
     a_hospital.approve(plan)
     if place == "the cohort":
-        monkeypatch.setattr(SiteData, "cohort", fail)
+        monkeypatch.setattr(SiteData, "check", fail)
     else:
         assert line.propose(plan) == ""
     if place == "the analysis":
@@ -358,8 +358,8 @@ def test_refusals_by_data_are_one_code_and_leave_at_whole_multiples_of_the_hold(
         line = line_to(a_coordinator, open_site(a_hospital.folder), hold_s=hold_s)
         reason(a_hospital)
         with contextlib.suppress(FedCohortError):
-            a_hospital.approve(two_plans["noisy"])
-        assert line.propose(two_plans["noisy"]) == DATA_REFUSED
+            a_hospital.approve(two_plans["exact"])
+        assert line.propose(two_plans["exact"]) == DATA_REFUSED
         seen.append(line.took[0])
         check_nothing_but_codes(line, a_hospital.folder.root)
     over = [took % hold_s for took in seen]

@@ -5,17 +5,18 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+from collections import Counter
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from fedcohort.datasets.extract import ONE_ROW_EACH, LoadOptions, Source
-from fedcohort.datasets.holdout import held_out, tokens_of, with_holdout
+from fedcohort.datasets.extract import ONE_ROW_EACH, LoadOptions
+from fedcohort.datasets.holdout import held_out
 from fedcohort.datasets.inference import infer_codebook
-from fedcohort.datasets.table import build_extract
-from fedcohort.privacy.errors import DataError
+from fedcohort.datasets.table import build_cohort
 from fedcohort.study.cohort import Cohort
+from fedcohort.study.holdout import Holdout
 
 KEY = "00112233445566778899aabbccddeeff" * 2
 FOUR = ["A 1", "张三", "0007", "b2"]
@@ -85,35 +86,51 @@ def cohort_of(frame: pd.DataFrame, patient: str) -> Cohort:
     options = LoadOptions(
         site="hospital", patient=patient, outcome="died", features=("age",),
     )  # fmt: skip
-    if patient == ONE_ROW_EACH:
-        frame = frame.drop(columns="person")
-    codebook = infer_codebook(frame, ("age",))
-    (cohort,) = build_extract(frame, options, codebook, name="t", source=Source(title="t")).cohorts
-    return cohort
+    codebook = infer_codebook(table(), ("age",))  # public constants: the same for every frame
+    holdout = Holdout(key=KEY, test_fraction=0.4, histogram=False, bins=2)
+    return build_cohort(frame, options, codebook, name="t", site="here", holdout=holdout).cohort
+
+
+def test_a_patient_is_on_the_side_of_the_token() -> None:
+    frame = table()
+    cohort = cohort_of(frame, "person")
+    kept = frame["died"].notna().to_numpy()
+    expected = held_out(list(frame["person"]), key=KEY, test_fraction=0.4)[kept]
+    assert cohort.held_out is not None
+    np.testing.assert_array_equal(cohort.held_out, expected)
+    assert 0 < expected.sum() < expected.size
+    for one in np.unique(cohort.patient):
+        assert np.unique(cohort.held_out[cohort.patient == one]).size == 1
+
+
+def test_where_each_row_is_a_person_equal_rows_share_a_side_and_are_not_one_person() -> None:
+    frame = pd.concat([table(), table()[::-1]], ignore_index=True)
+    cohort = cohort_of(frame, ONE_ROW_EACH)
+    assert cohort.patients == cohort.rows
+    assert cohort.held_out is not None
+    rows = zip(cohort.features[:, 0].tolist(), cohort.outcome_flag.tolist(), strict=True)
+    sides: dict[object, set[bool]] = {}
+    for row, side in zip(rows, cohort.held_out.tolist(), strict=True):
+        sides.setdefault(row, set()).add(side)
+    assert {len(side) for side in sides.values()} == {1}
+    assert 0 < cohort.held_out.sum() < cohort.rows
 
 
 @pytest.mark.parametrize("patient", ["person", ONE_ROW_EACH])
-def test_a_cohort_gets_the_sides_of_its_tables_tokens(patient: str) -> None:
+def test_nobody_changes_sides_when_another_leaves_or_the_table_is_sorted_anew(
+    patient: str,
+) -> None:
     frame = table()
-    cohort = cohort_of(frame, patient)
-    tokens = tokens_of(frame, patient)
-    split = with_holdout(cohort, tokens, key=KEY, test_fraction=0.4)
-    kept = frame["died"].notna().to_numpy()
-    expected = held_out(list(tokens), key=KEY, test_fraction=0.4)[kept]
-    assert split.held_out is not None
-    np.testing.assert_array_equal(split.held_out, expected)
-    assert 0 < expected.sum() < expected.size
-    for one in np.unique(cohort.patient):
-        assert np.unique(split.held_out[cohort.patient == one]).size == 1
 
+    def sides(rows: pd.DataFrame) -> Counter[tuple[float, bool, bool]]:
+        cohort = cohort_of(rows.reset_index(drop=True), patient)
+        assert cohort.held_out is not None
+        columns = (cohort.features[:, 0], cohort.outcome_flag, cohort.held_out)
+        return Counter(zip(*(column.tolist() for column in columns), strict=True))
 
-def test_tokens_of_another_table_are_refused() -> None:
-    frame = table()
-    with pytest.raises(DataError) as caught:
-        with_holdout(
-            cohort_of(frame, "person"),
-            tokens_of(frame, ONE_ROW_EACH),
-            key=KEY,
-            test_fraction=0.4,
-        )
-    assert caught.value.code == "holdout_tokens"
+    everybody = sides(frame)
+    assert sides(frame[::-1]) == everybody
+    for row in range(len(frame)):
+        rest = sides(frame.drop(index=row))
+        assert rest <= everybody
+        assert (everybody - rest).total() == (not pd.isna(frame["died"][row]))
