@@ -15,8 +15,8 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 
-import numpy as np
-
+from ..datasets.extract import ONE_ROW_EACH
+from ..datasets.rows import Rows
 from ..hosting import private_folder, replace_file, write_new
 from ..privacy.errors import FedCohortError, PolicyError, ProtocolError
 from ..privacy.ledger.store import SqliteLedger
@@ -26,7 +26,7 @@ from ..study.plan import Plan
 from .gate import NO_POLICY
 from .governance.approvals import Approvals
 from .governance.audit_log import AuditLog
-from .governance.exact_cohorts import ExactCohorts
+from .governance.exact_cohorts import ExactCohorts, records_of
 from .governance.opt_out import OptOut
 from .governance.plan_check import check_plan, check_request, read_plan
 from .governance.policy import Policy
@@ -78,6 +78,7 @@ class SiteGate:
         self._now = now
         self.audit = AuditLog(folder.audit, clock=now)
         self._data: dict[str, SiteData] = {}
+        self._rows: dict[str, Rows] = {}  # of plans without noise
         self._opt_outs: dict[str, OptOut] = {}
         self._extract_now: tuple[object, SiteData] | None = None
         self._refusals = Counter[dt.date]()
@@ -129,6 +130,7 @@ class SiteGate:
         approvals.submit(plan, self._submitter)
         data = self._extract(policy)
         data.check_opt_out(policy.dataset.opt_out_file)
+        data.check_holdout(plan)
         self._check(policy, plan, data, jurisdiction)
         approvals.mark(plan, "checked")
         approvals.approved(plan, data.fingerprint, self._now().date())
@@ -165,10 +167,18 @@ class SiteGate:
 
     def exact(self, plan: Plan, cohort: Cohort) -> None:
         """See `Gate.exact`."""
-        ids, tokens = self._data[plan.sha256].patients
-        used = [tokens[place] for place in np.flatnonzero(np.isin(ids, cohort.patient))]
-        minimum = self.policy().disclosure.min_cell_count
-        ExactCohorts(self._folder.exact_cohorts).add(used, minimum)
+        policy, data = self.policy(), self._data[plan.sha256]
+        if plan.sha256 not in self._rows:
+            self._rows[plan.sha256] = data.cohort(policy.allowed_columns)[1]
+        rows = self._rows[plan.sha256]
+        each = data.options.patient == ONE_ROW_EACH
+        used = records_of(
+            rows,
+            cohort.patient,
+            columns=sorted({*data.columns, *policy.allowed_columns} & set(rows.frame.columns)),
+            table=data.table_sha256 if each else "",
+        )
+        ExactCohorts(self._folder.exact_cohorts).add(used, policy.disclosure.min_cell_count)
 
     def released(self, plan: Plan, round_: int, size: int) -> None:
         """See `Gate.released`."""
@@ -191,6 +201,7 @@ class SiteGate:
         plan = self._folder.plan(plan_sha256)
         self.audit.append("plan_closed", self.known, plan_sha256=plan_sha256)
         self._data.pop(plan_sha256, None)
+        self._rows.pop(plan_sha256, None)
         self._opt_outs.pop(plan_sha256, None)
         FileRoundMemory(self._folder.round(plan_sha256)).clear()
         account = self._ledger().book.accounts.get(plan_sha256)

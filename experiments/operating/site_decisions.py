@@ -172,10 +172,15 @@ def _approve(
     ] = "",
     yes: _Yes = False,
 ) -> None:
-    """Approve a plan, for the policy and the extract as they stand; two people must."""
+    """Approve a plan, for the policy and the extract as they stand; two people must.
+
+    An extract that `site check` has not looked at is looked at first.
+    """
+    from ...fl_client.extract_check import check_extract, extract_check
     from ...fl_client.governance.plan_check import check_plan
     from ...fl_client.site_data import SiteData
     from ...privacy.secagg.identity import load_identity
+    from .extract_words import show_check
     from .plan_words import accounts_of, plan_facts, show_plan
 
     found, policy, approvals = _desk(folder)
@@ -189,8 +194,11 @@ def _approve(
         accounts=accounts_of(found, policy),
         release=False,
     )
+    data.check_holdout(asked)
     plan_facts(asked)  # what cannot be told is not approved
+    known = extract_check(found, policy, data.fingerprint) or check_extract(found, policy)
     show_plan(asked, console)
+    show_check(known, console)
     _sure(yes, f"Approve plan {asked.sha256} as {name}?")
     until = approvals.approve(
         asked, data.fingerprint, name, load_identity(key), today=today(), requester=requested_by

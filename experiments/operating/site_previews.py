@@ -19,8 +19,41 @@ __all__ = ["add_previews"]
 
 def add_previews(site: typer.Typer) -> None:
     """Add the commands to `fedcohort site`."""
+    site.command("check")(_check)
     site.command("dry-run")(_dry_run)
     site.command("results")(_results)
+
+
+def _check(folder: Site = Path()) -> None:
+    """Hold the extract's records against every rule, and keep the yes for the approvers.
+
+    A node that answers with noise says nothing of its records: what is wrong is said here.
+    """
+    from ...fl_client.extract_check import check_extract
+    from ...fl_client.site_data import SiteData
+    from ...fl_client.site_gate import in_force
+    from ...privacy.errors import DataError, PolicyError
+    from .extract_words import show_check, show_faults
+
+    found = the_site(folder)
+    policy = in_force(found)
+    data = SiteData.read(found.root, policy.site)
+    try:
+        faults = data.faults(policy.allowed_columns)
+    except DataError as error:
+        faults = [error]
+    if faults:
+        show_faults(faults, console)
+        print_json({"ready": False, "faults": [_fault(one) for one in faults]})
+        raise typer.Exit(PolicyError.exit_code)
+    done = check_extract(found, policy)
+    show_check(done, console)
+    told = [warning.to_json() for warning in done.warnings]
+    print_json({"ready": True, "fingerprint": done.fingerprint, "warnings": told})
+
+
+def _fault(error: FedCohortError) -> dict[str, str]:
+    return {"code": error.code, "text": str(error), "hint": error.hint}
 
 
 def _dry_run(

@@ -1,9 +1,14 @@
-"""Whom exact sums were over: two that differ by a few patients tell of those few.
+"""Whose records exact sums were over: two that differ by a few patients tell of those few.
 
 Nothing else holds one study against another: a public bound lowered by one, a share of held-out
-patients moved a little, or a withdrawal, and the difference of two sums is somebody's record. So
-the site remembers, for sums without noise only, whose they were, by ids that are keyed with a
-key of this file alone. The file stays at the site.
+patients moved a little, a withdrawal, or a record that was corrected between two extracts, and
+the difference of two sums is somebody's record. So the site remembers, for sums without noise
+only, whose they were and what was recorded of them, column by column, by hashes that are keyed
+with a key of this file alone. The file stays at the site.
+
+Two sums are compared in every column that both had. A patient counts as apart in a column who is
+in one of the sums only, or has another content there. A column by itself: one that changes for
+everybody must not hide another that changed for one.
 """
 
 from __future__ import annotations
@@ -11,21 +16,78 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import itertools
 import json
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ...datasets.columns import canonical_series
 from ...datasets.patients import normal_id
+from ...datasets.rows import Rows
 from ...hosting import read_private, replace_file
 from ...privacy.errors import DisclosureError, PolicyError
 
-__all__ = ["ExactCohorts"]
+__all__ = ["ExactCohorts", "Records", "records_of"]
 
-_FORMAT = "fedcohort.exact_cohorts/1"
+_FORMAT = "fedcohort.exact_cohorts/2"
+_Hashes = NDArray[np.uint64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Records:
+    """Whom a sum is over, and what the table holds of them.
+
+    Attributes:
+        tokens: One text a patient.
+        cells: By column, one text a patient: what stands there, in all of the patient's rows.
+        table: Where each row is a person, and the token is the row's number: the hash of the
+            table that the numbers are of; empty where a column names the patients.
+    """
+
+    tokens: Sequence[str]
+    cells: Mapping[str, Sequence[str]]
+    table: str = ""
+
+
+def records_of(rows: Rows, patients: _Hashes, *, columns: Sequence[str], table: str) -> Records:
+    """Return the records of some of a table's patients.
+
+    Args:
+        rows: What the table's cohort is made of.
+        patients: Whose, as keyed in this process, uint64.
+        columns: The columns that sums are made of.
+        table: Hash of the table where each row is a person, else empty; see `Records.table`.
+    """
+    of = np.flatnonzero(np.isin(rows.patient, patients))
+    order = of[np.argsort(rows.patient[of], kind="stable")]
+    starts = np.flatnonzero(np.diff(rows.patient[order], prepend=~rows.patient[order[:1]]))
+    if table:
+        tokens = [f"row {place}" for place in rows.place[order[starts]].tolist()]
+    else:
+        tokens = rows.persons.token.iloc[order[starts]].tolist()
+
+    def cells(column: str) -> list[str]:
+        seen = canonical_series(rows.frame[column].iloc[order])
+        texts = seen.astype("object").where(seen.notna(), None).tolist()
+        spans = itertools.pairwise([*starts.tolist(), len(texts)])
+        return [json.dumps(texts[start:end]) for start, end in spans]
+
+    return Records(tokens=tokens, cells={name: cells(name) for name in columns}, table=table)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Sum:
+    """One sum that left, by hashes: patients in ascending order, their cells in the same."""
+
+    table: str
+    ids: _Hashes
+    cells: dict[str, _Hashes]
 
 
 class ExactCohorts:
@@ -38,11 +100,11 @@ class ExactCohorts:
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def add(self, tokens: Sequence[str], minimum: int) -> None:
-        """Note that an exact sum is about to be over these patients, or refuse it.
+    def add(self, records: Records, minimum: int) -> None:
+        """Note that an exact sum is about to be over these records, or refuse it.
 
         Args:
-            tokens: The patients' tokens as the table has them, each once.
+            records: Whom it is over, each once.
             minimum: Fewest patients by which two such sums may differ, unless by none.
 
         Raises:
@@ -50,41 +112,103 @@ class ExactCohorts:
             PolicyError: `exact_cohorts_unreadable`: what left before is not known.
         """
         key, known = self._read()
-        ids = _ids(key, tokens)
+        asked = _hashed(key, records)
         for earlier in known:
-            apart = np.setxor1d(ids, earlier, assume_unique=True).size
-            if apart == 0:
-                return
-            if apart < minimum:
+            if not _comparable(asked, earlier) or any(
+                0 < apart < minimum for apart in _apart(asked, earlier)
+            ):
                 raise DisclosureError(
                     "disclosure_difference",
-                    "an exact sum over nearly the same patients left before",
+                    "an exact sum over nearly the same records left before",
                     hint="Ask for a plan with noise; or for one over clearly other patients.",
                 )
+        if not any(_covers(earlier, asked) for earlier in known):
+            self._write(key, [*known, asked])
+
+    def _write(self, key: bytes, sums: Sequence[_Sum]) -> None:
         document = {
             "format": _FORMAT,
             "key": key.hex(),
-            "cohorts": [base64.b64encode(one.tobytes()).decode() for one in [*known, ids]],
+            "sums": [
+                {
+                    "table": one.table,
+                    "ids": _packed(one.ids),
+                    "cells": {name: _packed(cells) for name, cells in one.cells.items()},
+                }
+                for one in sums
+            ],
         }
         replace_file(self._path, bytes(json.dumps(document), "ascii"))
 
-    def _read(self) -> tuple[bytes, list[NDArray[np.uint64]]]:
+    def _read(self) -> tuple[bytes, list[_Sum]]:
         if not self._path.exists():
             return secrets.token_bytes(32), []
         try:
             document = json.loads(read_private(self._path))
             if document["format"] != _FORMAT:
                 raise ValueError("another format")
-            raw = [base64.b64decode(one, validate=True) for one in document["cohorts"]]
-            return bytes.fromhex(document["key"]), [np.frombuffer(one, "<u8") for one in raw]
-        except (KeyError, TypeError, ValueError) as error:
+            return bytes.fromhex(document["key"]), [_sum_from(one) for one in document["sums"]]
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise PolicyError(
                 "exact_cohorts_unreadable",
-                f"{self._path.name} cannot be read, and it says whom exact sums were over",
+                f"{self._path.name} cannot be read, and it says whose records exact sums were over",
                 hint="Put the file back; without it no sum leaves without noise.",
             ) from error
 
 
-def _ids(key: bytes, tokens: Sequence[str]) -> NDArray[np.uint64]:
-    found = (hmac.digest(key, normal_id(token).encode(), hashlib.sha256)[:8] for token in tokens)
-    return np.unique(np.frombuffer(b"".join(found), dtype="<u8"))
+def _comparable(one: _Sum, other: _Sum) -> bool:
+    """Return whether patients of two sums can be told apart: a row's number is one table's own."""
+    return one.table == other.table
+
+
+def _apart(one: _Sum, other: _Sum) -> list[int]:
+    """Return how many patients two sums differ by: in whom they are over, and in each column."""
+    alone = int(np.setxor1d(one.ids, other.ids, assume_unique=True).size)
+    _, here, there = np.intersect1d(one.ids, other.ids, assume_unique=True, return_indices=True)
+    shared = sorted(set(one.cells) & set(other.cells))
+    changed = [int((one.cells[c][here] != other.cells[c][there]).sum()) for c in shared]
+    return [alone, *(alone + number for number in changed)]
+
+
+def _covers(earlier: _Sum, asked: _Sum) -> bool:
+    """Return whether an earlier note says all that the one asked for would say."""
+    return (
+        earlier.table == asked.table
+        and np.array_equal(earlier.ids, asked.ids)
+        and all(
+            name in earlier.cells and np.array_equal(earlier.cells[name], cells)
+            for name, cells in asked.cells.items()
+        )
+    )
+
+
+def _hashed(key: bytes, records: Records) -> _Sum:
+    ids = _hashes(key, "patient", [normal_id(token) for token in records.tokens])
+    order = np.argsort(ids, kind="stable")
+    cells = {n: _hashes(key, f"column {n}", texts)[order] for n, texts in records.cells.items()}
+    return _Sum(table=records.table, ids=ids[order], cells=cells)
+
+
+def _hashes(key: bytes, what: str, texts: Sequence[str]) -> _Hashes:
+    own = hmac.digest(key, what.encode(), hashlib.sha256)
+
+    def hashed(text: str) -> bytes:
+        return hmac.digest(own, text.encode(), hashlib.sha256)[:8]
+
+    known = {text: hashed(text) for text in dict.fromkeys(texts)}
+    return np.frombuffer(b"".join(known[text] for text in texts), dtype="<u8")
+
+
+def _packed(values: _Hashes) -> str:
+    return base64.b64encode(values.astype("<u8").tobytes()).decode()
+
+
+def _sum_from(document: Mapping[str, Any]) -> _Sum:
+    def unpacked(text: str) -> _Hashes:
+        return np.frombuffer(base64.b64decode(text, validate=True), dtype="<u8")
+
+    ids = unpacked(document["ids"])
+    cells = {str(name): unpacked(text) for name, text in document["cells"].items()}
+    if any(column.size != ids.size for column in cells.values()):
+        raise ValueError("a column of another length")
+    return _Sum(table=str(document["table"]), ids=ids, cells=cells)

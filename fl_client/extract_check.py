@@ -1,0 +1,96 @@
+"""What people looked at before they approved: the extract's records, held against every rule.
+
+With noise a node answers alike whatever the records are, so it cannot say that an extract is
+unusable. `fedcohort site check` says so, to the people who can mend it. Its yes is kept with the
+extract's fingerprint and the policy's hash: another extract or policy wants another look.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ..datasets.extract import DataWarning
+from ..hosting import read_private, replace_file
+from ..privacy.errors import DataError
+from .governance.audit_log import AuditLog
+from .governance.opt_out import OptOut
+from .governance.policy import Policy
+from .site_data import SiteData
+from .site_folder import SiteFolder
+
+__all__ = ["ExtractCheck", "check_extract", "extract_check"]
+
+_FORMAT = "fedcohort.extract_check/1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExtractCheck:
+    """An extract that broke no rule.
+
+    Attributes:
+        fingerprint: Of the extract.
+        policy_sha256: Of the policy that it was read under.
+        checked: When, UTC, ISO 8601.
+        schema_sha256: Of its cohort.
+        warnings: What was noticed, for the hospital's own people; not for sending.
+    """
+
+    fingerprint: str
+    policy_sha256: str
+    checked: str
+    schema_sha256: str
+    warnings: tuple[DataWarning, ...]
+
+
+def check_extract(
+    folder: SiteFolder,
+    policy: Policy,
+    *,
+    now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
+) -> ExtractCheck:
+    """Hold an extract's records against every rule, and keep the yes.
+
+    Raises:
+        DataError: The first rule that is broken; `SiteData.faults` tells all of them.
+        PolicyError: `opt_out_...`, or the mapping cannot be read. No yes is kept.
+    """
+    data = SiteData.read(folder.root, policy.site)
+    data.check_opt_out(policy.dataset.opt_out_file)
+    cohort, warnings = data.check(policy.allowed_columns)
+    OptOut(folder.opt_out(policy)).left(cohort)
+    found = ExtractCheck(
+        fingerprint=data.fingerprint,
+        policy_sha256=policy.sha256,
+        checked=now().isoformat(timespec="seconds"),
+        schema_sha256=cohort.schema.sha256,
+        warnings=warnings,
+    )
+    document = {"format": _FORMAT, **dataclasses.asdict(found)}
+    replace_file(folder.extract_check, json.dumps(document, ensure_ascii=False).encode())
+    AuditLog(folder.audit, clock=now).append(
+        "extract_checked", policy.sha256, fingerprint=found.fingerprint
+    )
+    return found
+
+
+def extract_check(folder: SiteFolder, policy: Policy, fingerprint: str) -> ExtractCheck | None:
+    """Return the yes that was kept for this extract and policy; None where there is none.
+
+    A file that cannot be read is none: the check is then made again.
+    """
+    if not folder.extract_check.exists():
+        return None
+    try:
+        document = json.loads(read_private(folder.extract_check))
+        if document.pop("format") != _FORMAT:
+            return None
+        warnings = tuple(DataWarning(**one) for one in document.pop("warnings"))
+        found = ExtractCheck(**document, warnings=warnings)
+    except (KeyError, TypeError, ValueError, AttributeError, DataError):
+        return None
+    same = (found.fingerprint, found.policy_sha256) == (fingerprint, policy.sha256)
+    return found if same else None
