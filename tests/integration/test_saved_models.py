@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -229,6 +230,21 @@ def test_the_extra_fit_is_masked_and_has_ledgers_of_its_own(heart: Make) -> None
         for path in paths:
             kinds = [entry.kind for entry in read_entries(path)]
             assert kinds.count("charge") == told["dp_sum"]["releases"]
+
+
+def test_who_was_lost_in_the_fit_on_all_patients_is_told(
+    heart: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def losing(*given: Any, **more: Any) -> tuple[arms.Fit, ...]:
+        fits = fit_all_patients(*given, **more)
+        return tuple(replace(fit, dropped=("switzerland",), liars=("cleveland",)) for fit in fits)
+
+    monkeypatch.setattr(run, "fit_all_patients", losing)
+    settings = heart("arms=[federated]")
+    saved(settings)
+    assert settings.out is not None
+    told = json.loads((settings.out / "results.json").read_text(encoding="utf-8"))["secagg"]
+    assert (told["dropped"], told["liars"]) == (["switzerland"], ["cleveland"])
 
 
 # ---- one patient less in the file
