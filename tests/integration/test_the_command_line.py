@@ -233,9 +233,9 @@ def test_a_dry_run_prices_every_plan_and_writes_nothing(command: Command, tmp_pa
     assert answer.code == 0, answer.err
     said = json.loads(answer.out)
     # Each plan runs once per repeat, and once more for the model that is saved.
-    assert said["trainings"] == {"given_split": 20, "all_patients": 1}
+    assert said["trainings"] == {"given_split": 5, "all_patients": 1}
     told = " ".join(answer.err.split())
-    assert "20 times for the comparison, where epsilon holds given the split" in told
+    assert "5 times for the comparison, where epsilon holds given the split" in told
     assert "once more on all patients, for the model that is saved" in told
     priced = {entry["plan"]: entry for entry in said["plans"]}
     assert len(priced) == 7
