@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from ..datasets import Codebook
+from ..study.plan import PrivacyTerms
 from .planning import Planner
 
-__all__ = ["LIMITS", "card_of"]
+__all__ = ["LIMITS", "card_of", "epsilon_covers"]
 
 LIMITS = (
     "Not a medical device. Validate on local patients before any use; the training data may be "
@@ -41,3 +42,12 @@ def card_of(planner: Planner, codebook: Codebook, **own: Any) -> dict[str, Any]:
         "limits": LIMITS,
         **own,
     }
+
+
+def epsilon_covers(terms: PrivacyTerms) -> str:
+    """Return what the epsilon of a noisy model holds for, in words."""
+    return (
+        "This model, from the extract on: with or without the rows of any one patient of one "
+        "hospital, the probability of any model changes by at most a factor e^epsilon, plus "
+        f"delta = {terms.delta:g}. It covers no score, no verdict and no other model of the run."
+    )

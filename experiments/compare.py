@@ -17,7 +17,7 @@ import numpy as np
 from ..datasets import Extract, split
 from .arms import Fit, train_arms
 from .planning import Planner
-from .reporting.results import ALL, Curve, Row, Summary, Verdict
+from .reporting.results import ALL, GIVEN_SPLIT, Curve, Row, Summary, Verdict
 from .scores.curves import CurveKeeper
 from .scores.evaluate import PRIMARY, score
 from .scores.intervals import mean_interval, verdict
@@ -34,7 +34,8 @@ class Comparison:
     """Everything a run found.
 
     Attributes:
-        fits: The first repeat's trained arms, for saving models.
+        fits: The first repeat's trained arms: what their plans cost. No model of a repeat is saved;
+            see `full_fit`.
         rows: Every metric of every arm, place and repeat.
         summary: Means and intervals.
         verdicts: One per hospital and kind of model.
@@ -166,6 +167,7 @@ def _summary(
         metric=metric,
         epsilon=epsilon,
         epsilon_spent=fits[0].epsilon_spent,
+        epsilon_scope=None if fits[0].epsilon_spent is None else GIVEN_SPLIT,
         bound=bound,
         delta=None if epsilon is None else delta,
         mean=float(np.mean(known)) if known else None,

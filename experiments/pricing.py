@@ -15,7 +15,7 @@ from .guarantee import guarantee_of
 from .planning import Planner
 from .settings import DP_ARMS
 
-__all__ = ["plans_of", "price", "show_prices"]
+__all__ = ["plans_of", "price", "show_prices", "show_trainings"]
 
 
 def plans_of(planner: Planner) -> dict[str, Plan]:
@@ -120,3 +120,13 @@ def show_prices(prices: Sequence[dict[str, Any]], console: Console) -> None:
             "epsilon. `fedcohort ledger price PLAN LEDGER` asks a hospital's own."
         )
     console.print("Nothing was computed and nothing was sent.")
+
+
+def show_trainings(repeats: int, console: Console) -> None:
+    """Print how often a simulation runs each plan: each training is paid for by itself."""
+    times = "once" if repeats == 1 else f"{repeats} times"
+    console.print(
+        f"A run trains each plan {times} for the comparison, where epsilon holds given the split, "
+        "and once more on all patients, for the model that is saved, where it holds from the "
+        "extract on. Each training costs this price, under ledgers of its own."
+    )

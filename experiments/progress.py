@@ -1,7 +1,12 @@
-"""Progress of long work on stderr: one bar for repeats, one line for rounds; quiet when piped."""
+"""Progress of long work on stderr; quiet when piped.
+
+One bar for repeats, one for the fit on all patients, and one line for rounds.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 
 from rich.console import Console
@@ -11,7 +16,7 @@ __all__ = ["RunProgress"]
 
 
 class RunProgress:
-    """A context that `compare` reports to.
+    """A context that `compare` and `fit_all_patients` report to.
 
     Args:
         repeats: How many there are.
@@ -29,6 +34,7 @@ class RunProgress:
             disable=not console.is_terminal,
         )
         self._repeats = self._progress.add_task("repeats", total=repeats)
+        self._full_fit = self._progress.add_task("models, on all patients", total=1)
         self._rounds = self._progress.add_task("rounds", total=None)
 
     def __enter__(self) -> RunProgress:
@@ -49,3 +55,14 @@ class RunProgress:
             self._progress.advance(self._repeats)
         else:
             self._progress.update(self._rounds, description=f"{arm}: rounds", completed=done)
+
+    @contextmanager
+    def full_fit(self) -> Iterator[Callable[[str, int], None]]:
+        """Hand out what shows the rounds of the fit on all patients; its bar is full at the end."""
+
+        def show(arm: str, done: int) -> None:
+            text = f"all patients, {arm}: rounds"
+            self._progress.update(self._rounds, description=text, completed=done)
+
+        yield show
+        self._progress.advance(self._full_fit)

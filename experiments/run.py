@@ -5,9 +5,8 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import metadata
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -19,19 +18,19 @@ from ..privacy.secagg.suite import INTL
 from ..study.cohort import Cohort
 from ..study.plan import Plan
 from .arms import Fit
-from .cards import LIMITS, card_of
 from .compare import Comparison, compare
 from .extracts import load
+from .full_fit import fit_all_patients, model_facts, save_fits
 from .guarantee import guarantee_of
 from .planning import Planner
-from .pricing import plans_of, price, show_prices
+from .pricing import plans_of, price, show_prices, show_trainings
 from .progress import RunProgress
-from .reporting.folder import RunFolder, default_folder, file_slug
-from .reporting.models import save_model
+from .reporting.folder import RunFolder, default_folder
 from .reporting.notes import NOT_COVERED, NOTES, PLAIN_SUMS, masked_note
 from .reporting.plots import comparison_svg
 from .reporting.report import render
 from .reporting.results import (
+    GIVEN_SPLIT,
     DataSource,
     Method,
     Note,
@@ -49,7 +48,6 @@ from .settings import Settings
 __all__ = ["run"]
 
 _SOFTWARE = ("fedcohort", "flwr", "numpy", "opendp", "dp-accounting", "pandas", "scipy")
-_AT_HOME = " Fitted on one hospital's records without noise: it must stay there."
 COMPARISON_FORMAT = "fedcohort.comparison/1"
 
 
@@ -87,18 +85,21 @@ def run(settings: Settings, *, command: str, console: Console) -> dict[str, Any]
     if settings.dry_run:
         prices = price(plans)
         show_prices(prices, console)
-        return {"dry_run": True, "plans": prices}
+        show_trainings(settings.repeats, console)
+        trainings = {"given_split": settings.repeats, "all_patients": 1}
+        return {"dry_run": True, "plans": prices, "trainings": trainings}
     out = settings.out or default_folder(settings.study, now)
     with RunFolder(out, overwrite=settings.overwrite) as folder:
         plan_json = _plan_document(planner, plans)
         plan_sha256 = hashlib.sha256(plan_json.encode()).hexdigest()
         with RunProgress(settings.repeats, console) as progress:
             comparison = compare(planner, extract, progress, folder=folder.partial)
+            with progress.full_fit() as on_round:
+                fits = fit_all_patients(planner, extract, on_round, folder=folder.partial)
         finished = dt.datetime.now(dt.UTC)
-        results = _results(planner, extract, comparison, plan_sha256, command, finished)
+        results = _results(planner, extract, comparison, fits, plan_sha256, command, finished)
         folder.write("plan.json", plan_json)
-        for fit in comparison.fits:
-            _save(folder.partial, fit, planner, extract, plan_sha256)
+        save_fits(folder.partial, fits, planner, extract, plan_sha256)
         svg = comparison_svg(results)
         folder.write("comparison.svg", svg)
         folder.write("report.html", render(results.document(), svg))
@@ -130,6 +131,7 @@ def _plan_document(planner: Planner, plans: Mapping[str, Plan]) -> str:
         "seed": settings.seed,
         "repeats": settings.repeats,
         "test_fraction": settings.test_fraction,
+        "models": "all_patients",
         "schema_sha256": planner.schema.sha256,
         "model": planner.model_parameters(),
         "personal_l2": settings.model.personal_l2,
@@ -146,6 +148,7 @@ def _results(
     planner: Planner,
     extract: Extract,
     comparison: Comparison,
+    fits: Sequence[Fit],
     plan_sha256: str,
     command: str,
     now: dt.datetime,
@@ -163,7 +166,7 @@ def _results(
         seed=settings.seed,
         repeats=settings.repeats,
         method=Method(test_fraction=settings.test_fraction),
-        secagg=_secagg(planner, comparison),
+        secagg=_secagg(planner, comparison, fits),
         data=DataSource(
             name=extract.schema.name,
             title=source.title,
@@ -178,6 +181,7 @@ def _results(
         warnings=_warnings(settings, extract),
         verdicts=comparison.verdicts,
         privacy=tuple(_privacy(fit) for fit in comparison.fits if _is_private(fit)),
+        models=model_facts(fits, extract),
         rows=comparison.rows,
         summary=comparison.summary,
         notes=_notes(planner),
@@ -185,7 +189,9 @@ def _results(
     )
 
 
-def _secagg(planner: Planner, comparison: Comparison) -> SecAggInfo:
+def _secagg(planner: Planner, comparison: Comparison, fits: Sequence[Fit]) -> SecAggInfo:
+    dropped = {*comparison.dropped, *(site for fit in fits for site in fit.dropped)}
+    liars = {*comparison.liars, *(site for fit in fits for site in fit.liars)}
     return SecAggInfo(
         mode="masked" if planner.masked else "plain",
         suite=INTL.name if planner.masked else None,
@@ -194,8 +200,8 @@ def _secagg(planner: Planner, comparison: Comparison) -> SecAggInfo:
         threshold=planner.threshold,
         colluders=planner.colluders,
         min_survivors=planner.min_sites,
-        dropped=comparison.dropped,
-        liars=comparison.liars,
+        dropped=tuple(sorted(dropped)),
+        liars=tuple(sorted(liars)),
     )
 
 
@@ -253,6 +259,7 @@ def _privacy(fit: Fit) -> PrivacyFact:
         arm=fit.arm,
         epsilon=fit.epsilon,
         epsilon_spent=fit.epsilon_spent,
+        epsilon_scope=GIVEN_SPLIT,
         delta=terms.delta,
         bound=terms.bound,
         colluders=terms.colluders,
@@ -271,28 +278,3 @@ def _privacy(fit: Fit) -> PrivacyFact:
         ledger_limit=given.limit,
         not_covered=NOT_COVERED,
     )
-
-
-def _save(folder: Path, fit: Fit, planner: Planner, extract: Extract, plan_sha256: str) -> None:
-    """Save an arm's model, or one per site, each with its card."""
-    personal = fit.arm == "personalised"
-    for site, theta in fit.parameters.items():
-        parts = [fit.arm]
-        parts += [] if fit.epsilon is None else [f"eps{fit.epsilon:g}"]
-        parts += [] if site is None else [file_slug(site)]
-        card = card_of(
-            planner,
-            extract.codebook,
-            arm=fit.arm,
-            algorithm=fit.algorithm,
-            site=site,
-            epsilon=None if personal else fit.epsilon,
-            epsilon_spent=fit.epsilon_spent,
-            starts_from_epsilon=fit.epsilon if personal else None,
-            plan_sha256=plan_sha256,
-            trained_on=f"the training part of the first repeat at "
-            f"{site or ', '.join(planner.sites)} (simulation)",
-            intended_use="Research: comparing federated with local and pooled training.",
-            limits=LIMITS + (_AT_HOME if site is not None else ""),
-        )
-        save_model(folder, "-".join(parts), {"theta": theta}, card)

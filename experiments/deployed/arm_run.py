@@ -12,6 +12,7 @@ from ...fl_server.run_folder import RunState
 from ...privacy.errors import ConfigError, FedCohortError, PolicyError, ProtocolError
 from ...study.plan import Plan
 from ..guarantee import guarantee_of
+from ..reporting.results import FROM_THE_EXTRACT_ON
 
 __all__ = ["ArmRun"]
 
@@ -113,6 +114,7 @@ def _privacy(plan: Plan) -> dict[str, Any] | None:
     return {
         **dataclasses.asdict(terms),
         "epsilon_spent": given.epsilon,
+        "epsilon_scope": FROM_THE_EXTRACT_ON,
         "same_variance_epsilon": given.same_variance_epsilon,
         "sites_per_person": list(given.sites_per_person),
         "ledger_order": given.order,

@@ -13,9 +13,11 @@ from rich.text import Text
 from ...fl_server.coordinator import Outcome
 from ...study.analysis import Vector
 from ...study.linear import Linear
-from ..cards import card_of
+from ...study.plan import Plan
+from ..cards import card_of, epsilon_covers
 from ..guarantee import guarantee_of
 from ..reporting.models import save_model
+from ..reporting.results import FROM_THE_EXTRACT_ON
 from .arm_run import ArmRun
 from .held_out import figures_of
 from .plans import Planned
@@ -36,9 +38,13 @@ def gather(planned: Planned, arm: ArmRun, outcome: Outcome, folder: Path) -> Arm
         site=None,
         epsilon=arm.epsilon,
         epsilon_spent=None if terms is None else guarantee_of(terms).epsilon,
+        epsilon_scope=None if terms is None else FROM_THE_EXTRACT_ON,
+        epsilon_covers=None if terms is None else epsilon_covers(terms),
+        delta=None if terms is None else terms.delta,
         starts_from_epsilon=None,
         plan_sha256=plan.sha256,
-        trained_on=f"patients of {', '.join(plan.sites)}, by plan {plan.sha256[:12]} (deployed)",
+        trained_on=_trained_on(plan),
+        sites=len(plan.sites),
         intended_use="Research: what hospitals learn together without showing a record.",
     )
     saved = save_model(folder, arm.name, {"theta": theta}, card)
@@ -49,6 +55,11 @@ def gather(planned: Planned, arm: ArmRun, outcome: Outcome, folder: Path) -> Arm
         coefficients=coefficients_of(planned, theta),
         model=f"{saved.parent.name}/{saved.name}",
     )
+
+
+def _trained_on(plan: Plan) -> str:
+    who = "all patients" if plan.holdout is None else "patients that the plan does not hold out"
+    return f"{who}, of {', '.join(plan.sites)}, by plan {plan.sha256[:12]} (deployed)"
 
 
 def coefficients_of(planned: Planned, theta: Vector) -> dict[str, float] | None:

@@ -19,7 +19,9 @@ __all__ = ["read_document"]
 
 _LEDGERS = "ledgers"  # the folder of a run's
 _SUFFIX = ".ledger"
-_REPEAT = re.compile(r"(?P<arm>.+)-eps(?P<epsilon>[^-]+)-repeat(?P<repeat>\d+)")
+_TRAINING = re.compile(
+    r"(?P<arm>.+)-eps(?P<epsilon>[^-]+)-(?:all-patients|repeat(?P<repeat>\d+))"
+)  # the folders of `simulation.ledgers`
 
 
 _Named = tuple[str, dict[str, Any]]  # where it came from, what it says
@@ -38,7 +40,8 @@ def read_document(paths: Sequence[Path], *, made_at: str, everything: bool) -> d
         paths: Ledgers, exports, folders, of which each ledger is taken once; or one budget
             report's JSON, which is read back.
         made_at: ISO 8601, UTC; of a report that is read back, its own stands.
-        everything: Take every repeat of a run, not the first of each arm and epsilon.
+        everything: Take every training of a run; otherwise, of each arm and epsilon, the one on all
+            patients, whose model is saved, or the first repeat of a run that has none.
 
     Raises:
         ConfigError: `ledger_missing`.
@@ -73,14 +76,14 @@ def _report_text(path: Path) -> str | None:
 
 
 def _sources(path: Path, *, everything: bool) -> tuple[list[_Source], int]:
-    """Return the ledgers that a path stands for, and how many of further repeats it leaves out."""
+    """Return the ledgers that a path stands for, and how many of other trainings it leaves out."""
     if not path.is_dir():
         return [_Source(path=path, name=path.name)], 0
     root = path / _LEDGERS if (path / _LEDGERS).is_dir() else path
     found = [_source(file, path) for file in _files(root)]
     taken: set[tuple[str, str]] = set()
     left_out = 0
-    for folder, match in _repeats(root):
+    for folder, match in _trainings(root):
         key = (match["arm"], match["epsilon"])
         if key in taken and not everything:
             left_out += len(_files(folder))
@@ -117,18 +120,19 @@ def _once(told: Iterable[_Named]) -> list[_Named]:
     return list(first.values())
 
 
-def _repeats(root: Path) -> list[tuple[Path, re.Match[str]]]:
-    """Return the folders of a run's arms, in reading order, the first repeat first."""
+def _trainings(root: Path) -> list[tuple[Path, re.Match[str]]]:
+    """Return the folders of a run's arms, in reading order: the fit on all patients first."""
     folders = [folder for folder in root.iterdir() if folder.is_dir()]
-    pairs = [(folder, _REPEAT.fullmatch(folder.name)) for folder in folders]
+    pairs = [(folder, _TRAINING.fullmatch(folder.name)) for folder in folders]
     found = [(folder, match) for folder, match in pairs if match is not None]
 
     def order(pair: tuple[Path, re.Match[str]]) -> tuple[str, float, str, int]:
         arm, epsilon, repeat = pair[1].groups()
+        number = -1 if repeat is None else int(repeat)
         try:
-            return arm, float(epsilon), epsilon, int(repeat)
+            return arm, float(epsilon), epsilon, number
         except ValueError:
-            return arm, 0.0, epsilon, int(repeat)
+            return arm, 0.0, epsilon, number
 
     return sorted(found, key=order)
 

@@ -11,6 +11,7 @@ from ._view import (
     Line,
     View,
     bytes_text,
+    cost_text,
     epsilon_text,
     gain_text,
     headline,
@@ -18,7 +19,18 @@ from ._view import (
     seconds_text,
     with_epsilon,
 )
-from ._wording import ADVERSARY, ARM, RELATION, SCOPE, VERDICT, Words, arm_name, metric_name
+from ._wording import (
+    ADVERSARY,
+    ARM,
+    RELATION,
+    SAVED_MODELS,
+    SCOPE,
+    SCOPES,
+    VERDICT,
+    Words,
+    arm_name,
+    metric_name,
+)
 from .results import ALL, MEAN_OF_SITES, PrivacyFact, Results, Verdict
 
 __all__ = ["context"]
@@ -51,6 +63,8 @@ def context(view: View) -> dict[str, Any]:
         "test": percent,
         "train": f"{1 - results.method.test_fraction:.0%}",
         "scope": SCOPE,
+        "saved": SAVED_MODELS,
+        "models": _model_table(view),
         "tiles": _tiles(view),
         "verdicts": _verdict_table(view, slice(0, _VERDICT_COLUMNS)),
         "more_verdicts": _verdict_table(view, slice(_VERDICT_COLUMNS, None)),
@@ -61,7 +75,7 @@ def context(view: View) -> dict[str, Any]:
         "privacy": _privacy_table(view),
         "unmasked": any(_shared_unmasked(fact) for fact in results.privacy),
         "personal": any(v.arm == "personalised" and v.epsilon for v in view.lines),
-        "notes": [note for note in results.notes if note.code != "epsilon_scope"],
+        "notes": [note for note in results.notes if note.code not in _SHOWN_ELSEWHERE],
         "units": [_UNIT.get(u, Words(u, u)) for u in _distinct(results, "unit")],
         "relations": [RELATION.get(r, Words(r, r)) for r in _distinct(results, "relation")],
         "not_covered": list(
@@ -74,6 +88,7 @@ def context(view: View) -> dict[str, Any]:
     }
 
 
+_SHOWN_ELSEWHERE = ("epsilon_scope", "saved_models")  # in a sentence of the page's own
 _UNIT = {"patient": Words("a patient, with all their rows", "一名患者及其全部记录")}
 _ROLE = {
     "participant": Words("participant", "参与方"),
@@ -219,12 +234,13 @@ def _privacy_table(view: View) -> list[dict[str, Any]]:
                 "first": name not in seen,
                 "name": name,
                 "epsilon": epsilon_text(fact.epsilon),
-                "spent": _up(fact.epsilon_spent),
+                "spent": cost_text(fact.epsilon_spent),
+                "scope": SCOPES[fact.epsilon_scope],
                 "delta": DASH if fact.delta is None else f"{fact.delta:.2g}",
                 "bound": (fact.bound or DASH).upper(),
-                "several": " / ".join(_up(epsilon) for epsilon in fact.sites_per_person[1:])
+                "several": " / ".join(cost_text(epsilon) for epsilon in fact.sites_per_person[1:])
                 or DASH,
-                "same_variance": _up(fact.same_variance_epsilon),
+                "same_variance": cost_text(fact.same_variance_epsilon),
                 "noise": DASH if fact.noise_multiplier is None else f"{fact.noise_multiplier:.4g}",
                 "clip": DASH if fact.clip is None else f"{fact.clip:.4g}",
                 "rounds": DASH if fact.rounds is None else str(fact.rounds),
@@ -235,6 +251,26 @@ def _privacy_table(view: View) -> list[dict[str, Any]]:
         )
         seen.add(name)
     return table
+
+
+def _model_table(view: View) -> list[dict[str, Any]]:
+    """Return the saved models, one line for each arm and epsilon."""
+    return [
+        {
+            "name": arm_name(model.arm),
+            "epsilon": epsilon_text(model.epsilon),
+            "spent": cost_text(model.epsilon_spent),
+            "delta": DASH if model.delta is None else f"{model.delta:.2g}",
+            "scope": SCOPES[model.epsilon_scope] if model.epsilon_scope else None,
+            "files": len(model.files),
+            "file": model.files[0],
+            "sites": model.sites,
+            "patients": model.patients,
+            "home": model.stays_home,
+            "seconds": seconds_text(model.seconds),
+        }
+        for model in view.results.models
+    ]
 
 
 def _shared_unmasked(fact: PrivacyFact) -> bool:
@@ -264,11 +300,6 @@ def _odds(fact: PrivacyFact, prior: float = 0.1) -> str:
         return DASH
     sure = prior / (prior + (1 - prior) * math.exp(-epsilon))
     return f"{min(math.ceil(sure * 1000) / 10, 99.9):.1f} %" if sure < 0.9995 else "~100 %"
-
-
-def _up(value: float | None) -> str:
-    """Return an epsilon with three decimals, rounded up: a cost is never shown too low."""
-    return DASH if value is None else f"{math.ceil(value * 1000 - 1e-9) / 1000:.3f}"
 
 
 def _site_table(view: View) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -14,6 +15,7 @@ __all__ = [
     "Line",
     "View",
     "bytes_text",
+    "cost_text",
     "epsilon_text",
     "gain_text",
     "headline",
@@ -234,6 +236,15 @@ def epsilon_text(value: float | None) -> str:
     '3'
     """
     return DASH if value is None else f"{value:.4g}"
+
+
+def cost_text(value: float | None) -> str:
+    """Return an epsilon with three decimals, rounded up: a cost is never shown too low.
+
+    >>> cost_text(2.9981)
+    '2.999'
+    """
+    return DASH if value is None else f"{math.ceil(value * 1000 - 1e-9) / 1000:.3f}"
 
 
 def seconds_text(value: float | None) -> str:

@@ -15,7 +15,9 @@ __all__ = [
     "METRIC",
     "PICTURE",
     "RELATION",
+    "SAVED_MODELS",
     "SCOPE",
+    "SCOPES",
     "VERDICT",
     "Words",
     "arm_name",
@@ -99,6 +101,18 @@ ADVERSARY = {
 SCOPE = Words(
     "Epsilon covers the model, not the test metrics, which exist only in simulation.",
     "ε 覆盖的是模型，不覆盖测试指标；测试指标仅存在于模拟中。",
+)
+
+# Where an epsilon holds from, as `results.json` says it.
+SCOPES = {
+    "given_split": Words("given the split", "以划分为条件"),
+    "from_the_extract_on": Words("from the extract on", "自数据提取起"),
+}
+
+SAVED_MODELS = Words(
+    "Saved models are fitted once more, on all patients and without a split. Scores are from "
+    "repeated splits of the same procedure.",
+    "保存的模型另在全部患者上不经划分地拟合一次；得分来自同一流程的重复划分。",
 )
 
 

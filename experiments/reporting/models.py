@@ -29,11 +29,14 @@ CARD_FIELDS = (
     "arm",
     "algorithm",
     "epsilon",  # requested; None where no noise was added
+    "epsilon_scope",  # where it holds from: `from_the_extract_on`; None where no noise was added
+    "epsilon_covers",  # the same in words
     "features",  # names of the encoded columns, in order
     "schema_sha256",
     "codebook_sha256",
     "plan_sha256",
     "trained_on",  # which hospitals and patients, in words
+    "sites",  # how many hospitals' patients
     "intended_use",
     "limits",
 )  # what every card must say; further fields are kept

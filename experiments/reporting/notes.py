@@ -11,6 +11,18 @@ NOTES = (
         zh="ε 只涵盖模型,不涵盖测试指标;测试指标仅存在于模拟中。",
     ),
     Note(
+        code="given_split",
+        en="In the comparison epsilon holds given the split: who is drawn into training depends on "
+        "all patients. The epsilon of a saved model holds from the extract on.",
+        zh="比较中的 ε 以划分为条件:谁被抽入训练取决于全部患者。所保存模型的 ε 自数据提取起成立。",
+    ),
+    Note(
+        code="saved_models",
+        en="Saved models were fitted once more, on all patients of the participating hospitals and "
+        "without a split. The scores are from repeated splits of the same procedure.",
+        zh="保存的模型另在全部参与医院的所有患者上、不经划分地拟合一次;得分来自同一流程的重复划分。",
+    ),
+    Note(
         code="pooled_simulation_only",
         en="The arm `pooled` needs every record in one place: it exists only in simulation.",
         zh="“pooled”(集中训练)需要把所有记录放在一处,仅存在于模拟中。",
@@ -49,8 +61,11 @@ NOT_COVERED = (
     ),
     Note(
         code="repeats",
-        en="Each repeat trains anew: epsilon is per trained model, not for all repeats together.",
-        zh="每次重复都重新训练:ε 针对单个训练所得模型,而非全部重复之和。",
+        en="Each repeat trains anew, and each saved model is one more training: epsilon is per "
+        "trained model, not for all together. Whoever publishes scores of repeats and a model "
+        "publishes more than one release.",
+        zh="每次重复都重新训练,所保存的模型又是一次训练:ε 针对单个训练所得模型,而非全部之和。"
+        "既公布各次重复的得分又公布模型,即发布了不止一次结果。",
     ),
 )
 
@@ -68,13 +83,15 @@ def masked_note(repeats: str) -> Note:
     if repeats == "all":
         return Note(
             code="masked_sums",
-            en="Every sum of every repeat was masked: the coordinator saw sums and nothing else.",
-            zh="每次重复的每个求和都加了掩码:协调方只看到总和。",
+            en="Every sum of every repeat, and of the fit on all patients, was masked: the "
+            "coordinator saw sums and nothing else.",
+            zh="每次重复以及全部患者上的拟合的每个求和都加了掩码:协调方只看到总和。",
         )
     return Note(
         code="masked_sums",
-        en="Every sum of the first repeat was masked; the other repeats added the same integers "
-        "without masks, to be quick. A deployed run masks every sum.",
-        zh="第一次重复的每个求和都加了掩码;其余重复为求快,对相同的整数不加掩码求和。"
+        en="Every sum of the first repeat and of the fit on all patients was masked; the other "
+        "repeats added the same integers without masks, to be quick. A deployed run masks every "
+        "sum.",
+        zh="第一次重复与全部患者上的拟合的每个求和都加了掩码;其余重复为求快,对相同的整数不加掩码求和。"
         "实际部署时每个求和都加掩码。",
     )

@@ -23,11 +23,14 @@ from ._results_json import dumps, plain, validate
 __all__ = [
     "ALL",
     "ARMS",
+    "FROM_THE_EXTRACT_ON",
+    "GIVEN_SPLIT",
     "MEAN_OF_SITES",
     "SCHEMA",
     "Curve",
     "DataSource",
     "Method",
+    "ModelFact",
     "Note",
     "PictureData",
     "PrivacyFact",
@@ -56,6 +59,10 @@ ARMS = (
     "dp_fedavg",
 )  # the order in which people read them
 
+EpsilonScope = Literal["given_split", "from_the_extract_on"]
+GIVEN_SPLIT: EpsilonScope = "given_split"  # who trains was fixed before: a split depends on all
+FROM_THE_EXTRACT_ON: EpsilonScope = "from_the_extract_on"  # whoever is in the file or is not
+
 Decision = Literal["gains", "no clear difference", "loses", "not measurable"]
 
 
@@ -80,6 +87,7 @@ class Summary:
 
     Attributes:
         primary: Whether `metric` is the study's primary metric.
+        epsilon_scope: Where `epsilon_spent` holds from: `given_split`; None without it.
         bound: Name of the accounting that `epsilon_spent` comes from, e.g. `rdp`.
         bytes_up: Bytes sent by all sites to the coordinator, of the first repeat.
         seconds: Wall time of one repeat's training (mean).
@@ -92,6 +100,7 @@ class Summary:
     metric: str
     epsilon: float | None = None
     epsilon_spent: float | None = None
+    epsilon_scope: EpsilonScope | None = None
     bound: str | None = None
     delta: float | None = None
     mean: float | None
@@ -179,6 +188,7 @@ class PrivacyFact:
     """The guarantee of one arm: every number that it depends on, and what it leaves out.
 
     Attributes:
+        epsilon_scope: `given_split`: in the comparison, who trains depends on everybody.
         colluders: Sites assumed to pool what they see with the coordinator; the adversary.
         sharing: `sum`: the sites' shares of noise add up; `each` or `local`: every site adds
             all of it. None: as the arm's name says.
@@ -200,6 +210,7 @@ class PrivacyFact:
     arm: str
     epsilon: float | None
     epsilon_spent: float | None
+    epsilon_scope: EpsilonScope
     delta: float | None
     bound: str | None
     unit: str = "patient"
@@ -219,6 +230,52 @@ class PrivacyFact:
     ledger_cost: float | None = None
     ledger_limit: float | None = None
     not_covered: tuple[Note, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelFact:
+    """The saved models of one arm: what they were fitted on, and what that cost.
+
+    They are fitted once more after the comparison, on all patients of the participating
+    hospitals and without a split. The scores of an arm are those of its repeated splits.
+
+    Attributes:
+        epsilon: What was asked for; of `personalised`, for the shared model it starts from.
+        epsilon_spent: What this training cost; None without noise, and for `personalised`.
+        epsilon_scope: `from_the_extract_on` where there is an `epsilon_spent`.
+        files: Below the run's folder, each with a card; one for all hospitals, or one for each.
+        trained_on: `all_patients`.
+        sites: Participating hospitals.
+        patients: Theirs, each counted once. Exact: simulation only.
+        stays_home: Whether each file is fitted on one hospital's records without noise.
+        masked: Whether its sums were masked; None for arms that pass no wire.
+        rounds: Sums opened.
+        releases: Noisy sums in which a patient is.
+        ledger_order: Order of the Renyi DP in which its throw-away ledgers add up.
+        ledger_cost: What it cost in them.
+        ledger_limit: Their budget.
+    """
+
+    arm: str
+    algorithm: str
+    epsilon: float | None = None
+    epsilon_spent: float | None = None
+    epsilon_scope: EpsilonScope | None = None
+    delta: float | None = None
+    bound: str | None = None
+    files: tuple[str, ...]
+    trained_on: Literal["all_patients"] = "all_patients"
+    sites: int
+    patients: int
+    stays_home: bool
+    masked: bool | None = None
+    rounds: int | None = None
+    releases: int | None = None
+    bytes_up: int | None = None
+    seconds: float | None = None
+    ledger_order: int | None = None
+    ledger_cost: float | None = None
+    ledger_limit: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -251,7 +308,7 @@ class SecAggInfo:
         mode: `masked`: the coordinator saw only sums; `plain`: each site's integers.
         suite: Crypto suite of the masks; None without masks.
         repeats: Repeats that were really masked: `first`, `all` or `none`; the others added
-            the same integers without masks.
+            the same integers without masks. The fit on all patients is masked as `mode` says.
         sites: Sites asked in every sum.
         threshold: t, members whose shares open a mask; None without masks.
         colluders: c, sites assumed to pool what they see with the coordinator.
@@ -299,6 +356,7 @@ class Results:
     warnings: tuple[Warned, ...] = ()
     verdicts: tuple[Verdict, ...] = ()
     privacy: tuple[PrivacyFact, ...] = ()
+    models: tuple[ModelFact, ...] = ()
     rows: tuple[Row, ...] = ()
     summary: tuple[Summary, ...] = ()
     notes: tuple[Note, ...] = ()
@@ -309,7 +367,7 @@ class Results:
         rank = self._ranker()
         document = {item.name: plain(getattr(self, item.name)) for item in fields(self)}
         document["software"] = dict(sorted(document["software"].items()))
-        for name in ("verdicts", "rows", "summary", "privacy"):
+        for name in ("verdicts", "rows", "summary", "privacy", "models"):
             document[name].sort(key=rank)
         document["picture"]["curves"].sort(key=rank)
         for entry in document["rows"]:
@@ -346,6 +404,9 @@ class Results:
             )
             for fact in data.pop("privacy")
         )
+        models = tuple(
+            ModelFact(**{**fact, "files": tuple(fact["files"])}) for fact in data.pop("models")
+        )
         curves = tuple(
             Curve(**{**curve, "x": tuple(curve["x"]), "y": tuple(curve["y"])})
             for curve in data.pop("picture")["curves"]
@@ -358,6 +419,7 @@ class Results:
             warnings=_many(Warned, data.pop("warnings")),
             verdicts=_many(Verdict, data.pop("verdicts")),
             privacy=privacy,
+            models=models,
             rows=_many(Row, data.pop("rows")),
             summary=_many(Summary, data.pop("summary")),
             notes=_many(Note, data.pop("notes")),

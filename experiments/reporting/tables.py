@@ -22,6 +22,7 @@ from ._view import (
     Line,
     View,
     bytes_text,
+    cost_text,
     epsilon_text,
     gain_text,
     headline,
@@ -29,8 +30,8 @@ from ._view import (
     score_text,
     seconds_text,
 )
-from ._wording import SCOPE
-from .results import ALL, MEAN_OF_SITES, Results, Verdict
+from ._wording import SAVED_MODELS, SCOPE, SCOPES, arm_name
+from .results import ALL, GIVEN_SPLIT, MEAN_OF_SITES, Results, Verdict
 
 __all__ = ["show"]
 
@@ -73,14 +74,15 @@ def show(results: Results, *, console: Console | None = None, paths: Sequence[Pa
     console.print(Text(answer.en, style="bold"))
     if cost:
         console.print(Text(cost.en))
-    for table in [*_arm_tables(view, console.width), *_verdict_tables(view, console.width)]:
+    groups = [*_arm_tables(view, console.width), *_verdict_tables(view, console.width)]
+    for table in [*groups, *_model_tables(results)]:
         console.print()
         console.print(table, end="")
     _print_warnings(results, console)
     console.print()
     for path in paths:
         console.print(Text(str(path), style="cyan"), soft_wrap=True)
-    console.print(Text(f"SIMULATION. {SCOPE.en}", style="dim"))
+    console.print(Text(f"SIMULATION. {SCOPE.en} {SAVED_MODELS.en}", style="dim"))
 
 
 def _arm_tables(view: View, width: int) -> list[Group]:
@@ -129,8 +131,10 @@ def _arm_table(view: View, title: str, columns: Sequence[Column], *, costs: bool
         extra = _costs(line) if costs else []
         table.add_row(Text(name + note), epsilon_text(line.epsilon), *cells, *extra, style=style)
         before = name
-    if costs and any(line.arm == "pooled" for line in view.lines):
-        caption = "* simulation only"
+    if costs:
+        told = ["* simulation only"] if any(line.arm == "pooled" for line in view.lines) else []
+        told += [f"eps holds {SCOPES[GIVEN_SPLIT].en}"] if view.epsilons else []
+        caption = "  ".join(told)
     return _titled(title, table, caption)
 
 
@@ -194,6 +198,25 @@ def _verdict(verdict: Verdict, brief: bool) -> Text:
     elif verdict.reason:
         text.append(f"\n  {verdict.reason}", style="dim")
     return text
+
+
+def _model_tables(results: Results) -> list[Group]:
+    """Return one table of the saved models with noise; none without any."""
+    noisy = [model for model in results.models if model.epsilon_scope is not None]
+    if not noisy:
+        return []
+    table = _table()
+    for head in ("model", "eps", "spent", "delta", "eps holds"):
+        table.add_column(head, justify="left" if head in ("model", "eps holds") else "right")
+    for model in noisy:
+        table.add_row(
+            Text(arm_name(model.arm).en),
+            epsilon_text(model.epsilon),
+            cost_text(model.epsilon_spent),
+            DASH if model.delta is None else f"{model.delta:g}",
+            SCOPES[model.epsilon_scope].en if model.epsilon_scope else DASH,
+        )
+    return [_titled("saved models with noise, fitted on all patients", table, "")]
 
 
 def _print_warnings(results: Results, console: Console) -> None:

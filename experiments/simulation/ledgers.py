@@ -1,4 +1,4 @@
-"""Throw-away ledgers of a run: one a site, arm, epsilon and repeat, in the run's own folder.
+"""Throw-away ledgers of a run: one a site, arm, epsilon and training, in the run's own folder.
 
 They are real ledger files, so that what a reviewer reads of a simulation is what a hospital's
 ledger would say; they are marked `simulation`, and no site takes one.
@@ -17,22 +17,23 @@ from ...privacy.ledger.store import SqliteLedger
 from ..reporting.folder import file_slug
 from .federate import Ledgers
 
-__all__ = ["LEDGERS_FOLDER", "RunLedgers"]
+__all__ = ["ALL_PATIENTS", "LEDGERS_FOLDER", "RunLedgers"]
 
 LEDGERS_FOLDER = "ledgers"
+ALL_PATIENTS = "all-patients"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunLedgers:
-    """The ledgers of one repeat.
+    """The ledgers of one repeat, or of the fit on all patients.
 
     Args:
         folder: The run's folder; None keeps them in memory.
-        repeat: Number of the repeat, 0-based.
+        repeat: Number of the repeat, 0-based; None for the fit on all patients.
     """
 
     folder: Path | None
-    repeat: int
+    repeat: int | None
 
     @contextmanager
     def of(self, arm: str, epsilon: float | None) -> Iterator[Ledgers]:
@@ -40,7 +41,8 @@ class RunLedgers:
         if self.folder is None or epsilon is None:
             yield MemoryLedger
             return
-        name = f"{arm}-eps{_short(epsilon)}-repeat{self.repeat}"
+        part = ALL_PATIENTS if self.repeat is None else f"repeat{self.repeat}"
+        name = f"{arm}-eps{_short(epsilon)}-{part}"
         folder = self.folder / LEDGERS_FOLDER / name
         folder.mkdir(parents=True)
         opened: list[SqliteLedger] = []

@@ -182,6 +182,43 @@ def test_every_private_number_states_what_was_asked_and_what_was_spent(heart: Ru
         assert (entry["epsilon"] is None) == (entry["delta"] is None)
 
 
+def test_an_arms_epsilon_holds_given_the_split_and_a_saved_models_from_the_extract_on(
+    heart: Run,
+) -> None:
+    results = heart["results"]
+    assert {fact["epsilon_scope"] for fact in results["privacy"]} == {"given_split"}
+    for entry in results["summary"]:
+        stated = None if entry["epsilon_spent"] is None else "given_split"
+        assert entry["epsilon_scope"] == stated
+    models = {(model["arm"], model["epsilon"]): model for model in results["models"]}
+    noisy = {("dp_sum", 3.0), ("dp_each", 3.0), ("dp_fedavg", 3.0)}
+    assert set(models) == noisy | {(arm, None) for arm in (*WITHOUT_NOISE, "personalised")} | {
+        ("personalised", 3.0)
+    }
+    spent = {fact["arm"]: fact["epsilon_spent"] for fact in results["privacy"]}
+    for (arm, epsilon), model in models.items():
+        private = (arm, epsilon) in noisy
+        assert model["epsilon_scope"] == ("from_the_extract_on" if private else None)
+        assert model["epsilon_spent"] == (spent[arm] if private else None)
+        assert (model["trained_on"], model["sites"], model["patients"]) == ("all_patients", 4, 920)
+        assert model["stays_home"] == (arm in ("local", "personalised"))
+        for file in model["files"]:
+            card = load_model(heart["folder"] / file).card
+            assert card["arm"] == arm
+            assert card["epsilon_scope"] == model["epsilon_scope"]
+    files = [file for model in models.values() for file in model["files"]]
+    saved = (heart["folder"] / "models").glob("*.safetensors")
+    assert sorted(files) == sorted(f"models/{path.name}" for path in saved)
+    text = " ".join(heart["err"].split())
+    assert "eps holds given the split" in text
+    assert text.count("from the extract on") == 3
+    page = (heart["folder"] / "report.html").read_text(encoding="utf-8")
+    for words in ("given the split", "以划分为条件", "from the extract on", "自数据提取起"):
+        assert page.count(words) >= 3
+    plan = json.loads((heart["folder"] / "plan.json").read_text(encoding="utf-8"))
+    assert plan["models"] == "all_patients"
+
+
 def test_the_line_on_what_epsilon_covers_is_everywhere(heart: Run) -> None:
     line = "Epsilon covers the model, not the test metrics"
     assert line in " ".join(heart["err"].split())

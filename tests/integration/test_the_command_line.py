@@ -231,7 +231,13 @@ def test_a_delta_that_is_too_large_for_the_patients_is_warned_of(
 def test_a_dry_run_prices_every_plan_and_writes_nothing(command: Command, tmp_path: Path) -> None:
     answer = command("run", STUDY, "dry_run=true", "privacy.epsilon=[1,3]", "out=run")
     assert answer.code == 0, answer.err
-    priced = {entry["plan"]: entry for entry in json.loads(answer.out)["plans"]}
+    said = json.loads(answer.out)
+    # Each plan runs once per repeat, and once more for the model that is saved.
+    assert said["trainings"] == {"given_split": 5, "all_patients": 1}
+    told = " ".join(answer.err.split())
+    assert "5 times for the comparison, where epsilon holds given the split" in told
+    assert "once more on all patients, for the model that is saved" in told
+    priced = {entry["plan"]: entry for entry in said["plans"]}
     assert len(priced) == 7
     assert priced["federated"]["epsilon"] is None
     for name in ("dp_sum-eps1", "dp_each-eps1", "dp_fedavg-eps1"):

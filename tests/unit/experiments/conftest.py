@@ -12,6 +12,7 @@ from fedcohort.experiments.reporting.results import (
     Curve,
     DataSource,
     Method,
+    ModelFact,
     Note,
     PictureData,
     PrivacyFact,
@@ -65,6 +66,7 @@ def fake_summary(run: Run, site: str, metric: str, mean: float, half: float) -> 
         metric=metric,
         epsilon=epsilon,
         epsilon_spent=epsilon * 0.997 if epsilon else None,
+        epsilon_scope="given_split" if epsilon else None,
         bound="rdp" if epsilon else None,
         delta=1e-4 if epsilon else None,
         mean=mean,
@@ -114,6 +116,32 @@ def fake_verdicts(sites: Sequence[str], metric: str, epsilons: Sequence[float]) 
                     repeats=REPEATS,
                 )
             )
+    return found
+
+
+def fake_models(sites: Sequence[str], epsilons: Sequence[float]) -> list[ModelFact]:
+    """Return one entry per arm and epsilon, as a run saves them."""
+    found = []
+    for arm, epsilon in all_runs(epsilons):
+        noisy, home = arm in COST, arm in ("local", "personalised")
+        name = arm if epsilon is None else f"{arm}-eps{epsilon:g}"
+        ends = [f"-site{number}" for number in range(len(sites))] if home else [""]
+        found.append(
+            ModelFact(
+                arm=arm,
+                algorithm="dp_gradient" if noisy else "newton",
+                epsilon=epsilon,
+                epsilon_spent=epsilon * 0.997 if noisy and epsilon else None,
+                epsilon_scope="from_the_extract_on" if noisy else None,
+                delta=1e-4 if noisy else None,
+                bound="rdp" if noisy else None,
+                files=tuple(f"models/{name}{end}.safetensors" for end in ends),
+                sites=len(sites),
+                patients=1234,
+                stays_home=home,
+                seconds=0.5,
+            )
+        )
     return found
 
 
@@ -229,6 +257,7 @@ def make_results(
                 arm=arm,
                 epsilon=epsilon,
                 epsilon_spent=epsilon * 0.997,
+                epsilon_scope="given_split",
                 delta=1e-4,
                 bound="rdp",
                 colluders=1,
@@ -241,6 +270,7 @@ def make_results(
             for arm in COST
             for epsilon in epsilons
         ),
+        "models": tuple(fake_models(sites, epsilons)),
         "rows": tuple(rows),
         "summary": tuple(summary),
         "notes": (

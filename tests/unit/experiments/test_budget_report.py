@@ -407,6 +407,22 @@ def test_of_a_run_the_first_repeat_of_each_arm_is_shown(save: Save, made_ledger:
     assert len(made(folder, everything=True)["hospitals"]) == 12
 
 
+def test_of_a_run_that_saves_models_the_fit_on_all_patients_is_shown(
+    save: Save, made_ledger: Make
+) -> None:
+    folder = run_folder(save, made_ledger)
+    for hospital in ("north", "south"):
+        ledger = made_ledger(hospital, kind="simulation", budget=Budget(epsilon=3.0, delta=1e-4))
+        save(ledger.plan("study", 40.0), f"run/ledgers/dp_sum-eps3-all-patients/{hospital}.ledger")
+    sources = [hospital["source"] for hospital in made(folder)["hospitals"]]
+    assert sources[2:4] == [
+        f"ledgers/dp_sum-eps3-all-patients/{hospital}.ledger" for hospital in ("north", "south")
+    ]
+    assert not [source for source in sources if source.startswith("ledgers/dp_sum-eps3-repeat")]
+    assert made(folder)["repeats_left_out"] == 8
+    assert len(made(folder, everything=True)["hospitals"]) == 14
+
+
 def test_a_folder_of_ledgers_and_single_files_do_too(
     save: Save, made_ledger: Make, tmp_path: Path
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from collections.abc import Callable
@@ -10,12 +11,15 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from fedcohort.experiments.progress import RunProgress
 from fedcohort.experiments.reporting._view import View, headline
 from fedcohort.experiments.reporting.plots import comparison_svg
 from fedcohort.experiments.reporting.report import make as make_page
 from fedcohort.experiments.reporting.report import render
 from fedcohort.experiments.reporting.results import Results, Verdict
+from fedcohort.experiments.reporting.tables import show
 
 Make = Callable[..., Results]
 VOID = {"meta", "link", "input", "br"}
@@ -209,3 +213,64 @@ def test_a_personalised_model_is_never_called_private(fake: Make) -> None:
     assert cost is not None
     assert "DP sum changed AUROC" in cost.en  # the first private arm, not the best by its score
     assert "mean of hospitals" in cost.en
+
+
+def test_an_arms_epsilon_says_given_the_split_and_a_saved_models_from_the_extract_on(
+    results: Results,
+) -> None:
+    said = Page(page_of(results)).said
+    for arm, saved, language in (
+        ("given the split", "from the extract on", "en"),
+        ("以划分为条件", "自数据提取起", "zh-CN"),
+    ):
+        # One beside each epsilon of the two tables.
+        assert said[language].count(arm) == len(results.privacy) == 9
+        noisy = [model for model in results.models if model.epsilon_scope is not None]
+        assert said[language].count(saved) == len(noisy) == 9
+    assert "repeated splits of the same procedure" in " ".join(said["en"])
+    assert "同一流程的重复划分" in " ".join(said["zh-CN"])
+    assert "publishes more than one release" in " ".join(said["en"])
+    assert "即发布了不止一次结果" in " ".join(said["zh-CN"])
+
+
+def test_saved_models_name_their_data_and_which_must_stay_at_home(fake: Make) -> None:
+    results = fake()
+    page = page_of(results)
+    assert page.count("all 1234 patients of 4 hospitals") == len(results.models)
+    assert page.count("4 家医院的全部 1234 名患者") == len(results.models)
+    stay = sum(model.stays_home for model in results.models)
+    assert page.count("one for each hospital, which must stay there") == stay > 0
+    assert "<code>models/dp_sum-eps3.safetensors</code>" in page
+
+
+def test_the_screen_says_given_the_split_and_from_the_extract_on(results: Results) -> None:
+    for width in (80, 200):
+        console = Console(file=io.StringIO(), width=width, highlight=False)
+        show(results, console=console)
+        lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+        text = " ".join(" ".join(lines).split())
+        assert "eps holds given the split" in text
+        assert sum(line.rstrip().endswith("from the extract on") for line in lines) == 9
+        assert "Saved models are fitted once more, on all patients and without a split." in text
+        assert "repeated splits of the same procedure" in text
+
+
+def test_without_noise_nothing_is_said_of_where_epsilon_holds(fake: Make) -> None:
+    results = fake(epsilons=(), privacy=())
+    console = Console(file=io.StringIO(), width=80, highlight=False)
+    show(results, console=console)
+    told = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "eps holds" not in told
+    assert "Saved models are fitted once more" in " ".join(told.split())
+
+
+def test_progress_shows_the_fit_on_all_patients_after_the_repeats() -> None:
+    drawn = io.StringIO()
+    console = Console(file=drawn, width=100, force_terminal=True)
+    with RunProgress(2, console) as progress:
+        progress(0, "dp_sum", 3)
+        with progress.full_fit() as on_round:
+            on_round("dp_sum", 4)
+            progress._progress.refresh()  # the clock would draw it by itself
+    assert "all patients, dp_sum: rounds" in drawn.getvalue()
+    assert "models, on all patients" in drawn.getvalue()

@@ -29,6 +29,7 @@ def test_what_is_written_is_read_back_and_written_the_same(results: Results) -> 
     again = Results.from_document(json.loads(text))
     assert again.dumps() == text
     assert again.privacy == results.privacy
+    assert set(again.models) == set(results.models)
     assert set(again.rows) == set(results.rows)
 
 
@@ -39,6 +40,7 @@ def test_the_order_of_the_lists_given_does_not_show(risk: Results) -> None:
         summary=risk.summary[::-1],
         verdicts=risk.verdicts[::-1],
         privacy=risk.privacy[::-1],
+        models=risk.models[::-1],
         software=dict(reversed(list(risk.software.items()))),
     )
     assert turned.dumps() == risk.dumps()
@@ -80,6 +82,7 @@ def test_numpy_numbers_are_written_as_numbers(risk: Results) -> None:
         ("curve", module.Curve),
         ("picture", module.PictureData),
         ("privacy", module.PrivacyFact),
+        ("model", module.ModelFact),
         ("data", module.DataSource),
         ("method", module.Method),
         (None, module.Results),
@@ -111,6 +114,14 @@ def _as_if_deployed(document: dict[str, Any]) -> None:
     document["simulation"] = False
 
 
+def _as_if_a_repeat_held_from_the_extract_on(document: dict[str, Any]) -> None:
+    document["privacy"][0]["epsilon_scope"] = "from_the_extract_on"
+
+
+def _as_if_a_saved_model_held_given_the_split(document: dict[str, Any]) -> None:
+    document["models"][-1]["epsilon_scope"] = "given_split"
+
+
 def _with_text_for_a_number(document: dict[str, Any]) -> None:
     document["summary"][0]["mean"] = "0.9"
 
@@ -122,6 +133,8 @@ def _with_text_for_a_number(document: dict[str, Any]) -> None:
         (_with_a_stray_field, "$.rows[0]"),
         (_with_another_version, "$.schema"),
         (_as_if_deployed, "$.simulation"),
+        (_as_if_a_repeat_held_from_the_extract_on, "$.privacy[0].epsilon_scope"),
+        (_as_if_a_saved_model_held_given_the_split, "$.models[16].epsilon_scope"),
         (_with_text_for_a_number, "$.summary[0].mean"),
     ],
 )

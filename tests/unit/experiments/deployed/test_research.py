@@ -80,6 +80,13 @@ def test_a_run_ends_with_a_document_models_and_a_picture(
     assert list(noisy["coefficients"]) == found["features"]
     saved = load_model(out / noisy["model"])
     assert saved.card["plan_sha256"] == told.submitted[1].sha256
+    assert noisy["privacy"]["epsilon_scope"] == "from_the_extract_on"
+    assert saved.card["epsilon_scope"] == "from_the_extract_on"
+    assert "from the extract on" in saved.card["epsilon_covers"]
+    assert saved.card["trained_on"].startswith("patients that the plan does not hold out, of ")
+    assert saved.card["sites"] == len(found["sites"])
+    exact = load_model(out / found["arms"][0]["model"])
+    assert (exact.card["epsilon_scope"], exact.card["epsilon_covers"]) == (None, None)
     assert list(noisy["coefficients"].values()) == list(saved.arrays["theta"][:-1])
     assert found["arms"][0]["figures"] is None
     assert noisy["figures"]["noise"] > 0
