@@ -291,12 +291,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=2)
     chosen = parser.parse_args(arguments)
     mutants = read_mutants()
+    known = {name for mutant in mutants for name in (mutant.group, mutant.id)}
+    unknown = sorted({*chosen.group, *chosen.only} - known)
+    if unknown:
+        parser.error(f"no group and no mutant of this name: {', '.join(unknown)}")
     if chosen.group:
         mutants = [mutant for mutant in mutants if mutant.group in chosen.group]
     if chosen.only:
         mutants = [mutant for mutant in mutants if mutant.id in chosen.only]
     if not mutants:
-        parser.error("no mutant has this id and group")
+        parser.error("these mutants are in other groups")
     said, good = run(mutants, workers=chosen.workers)
     sys.stdout.write(said + "\n")
     return 0 if good else 1

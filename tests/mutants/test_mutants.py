@@ -164,17 +164,18 @@ def test_a_test_that_does_not_pass_unmutated_kills_nothing(
     assert "do not pass on the unchanged source" in said
 
 
-def test_neither_a_hang_nor_a_control_without_its_text_kills(
+def test_no_run_no_end_and_no_text_to_weaken_kill_nothing(
     runner: Any, tiny: Path, mutant: MakeMutant
 ) -> None:
     class Scripted(runner.Copy):  # type: ignore[misc]
         outcome = ""
 
         def outcomes(self, tests: Any, *options: str) -> tuple[dict[str, str], str]:
-            return {"tests.test_sums::test": self.outcome}, ""
+            return ({"tests.test_sums::test": self.outcome} if self.outcome else {}), ""
 
     copy = Scripted(tiny)
     for outcome, word in (
+        ("", "INVALID"),  # nothing ran
         ("hung", "INVALID"),
         ("skipped: on this machine", "INVALID"),
         ("failure: AssertionError: site.py holds 'a line' 0 times", "INVALID"),
