@@ -72,7 +72,7 @@ picture: $(RUN)  ## remake the README's picture: heart-disease, 20 repeats, epsi
 
 ## ---- tests; none of them leaves this machine
 
-.PHONY: test test-fast test-all test-attacks test-audit test-pages coverage test-deploy
+.PHONY: test test-fast test-all test-attacks test-mutants test-audit test-pages coverage test-deploy
 test: $(DEV)  ## every test but the slow ones and those that need a browser
 	@$(PY_VENV) -m pytest -q $(PARALLEL) -m "not slow and not browser and not deploy" $(ARGS)
 
@@ -84,6 +84,9 @@ test-all: $(DEV)  ## every test there is, the slow ones and the browser's too
 
 test-attacks: $(DEV)  ## the adversaries, each with the weak variant it must break
 	@$(PY_VENV) -m pytest -v -m attack $(ARGS)
+
+test-mutants: $(DEV)  ## take each check out in turn: a test must fail (ARGS="--group ledger", "--only N1")
+	@$(PY_VENV) tests/mutants/run.py $(ARGS)
 
 test-audit: $(DEV)  ## 4,000 trainings with one patient and without, against the claimed epsilon
 	@FEDCOHORT_AUDIT_RUNS=4000 $(PY_VENV) -m pytest -q -n auto -rP tests/audit $(ARGS)

@@ -193,6 +193,17 @@ def test_requests_of_a_day_are_counted_and_refused_ones_too(hospital: Any) -> No
     assert code_of(lambda: again.node.propose("{}", "CN")) == "policy_requests"
 
 
+def test_a_stricter_policy_stops_a_running_plan_that_was_approved_anew(hospital: Any) -> None:
+    site, plan = open_site(hospital.folder), plan_for(hospital)
+    hospital.approve(plan)
+    proposed(site, plan)
+    report(site, plan)
+    hospital.edit_policy(("max_rounds: 200", "max_rounds: 2"))
+    hospital.sign()
+    hospital.approve(plan)
+    assert code_of(lambda: report(site, plan, later(plan))) == "policy_rounds"
+
+
 def test_a_dry_run_policy_releases_nothing(hospital: Any) -> None:
     hospital.edit_policy(("mode: enforce", "mode: dry_run"))
     hospital.sign()
@@ -247,6 +258,19 @@ def test_a_withdrawal_ends_a_plan_without_noise(hospital: Any) -> None:
     again = open_site(hospital.folder)  # nor does a restart help
     proposed(again, plan)
     assert code_of(lambda: report(again, plan, later(plan))) == "disclosure_difference"
+
+
+def test_classes_are_counted_on_the_patients_of_the_sum(hospital: Any) -> None:
+    """All but two patients with the outcome withdraw: the extract has enough, the sum has not."""
+    header, *rows = (hospital.folder.root / "data" / "extract.csv").read_text().splitlines()
+    place = header.split(",").index("disease")
+    cells = [row.split(",") for row in rows]
+    ill = [patient for patient, *others in cells if others[place - 1] == "1"]
+    (hospital.folder.root / "opt-out.txt").write_text("\n".join(ill[2:]) + "\n")
+    site, plan = open_site(hospital.folder), exact(hospital)
+    hospital.approve(plan)
+    proposed(site, plan)
+    assert code_of(lambda: report(site, plan)) == "disclosure_class"
 
 
 @pytest.mark.parametrize("swap", ["a bound lowered by one", "a share moved a little"])
