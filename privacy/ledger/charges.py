@@ -207,7 +207,7 @@ class Unmasking:
 
     It costs nothing: its round was paid for. It says that the site's vector of this round is in
     an opened sum and must never be in a second one, whatever files beside the ledger say. Only
-    the ledger can say so: it is the one file whose restoration from a backup is found.
+    the ledger can say so: a ledger that is put back from a backup is found.
 
     Attributes:
         plan_sha256: The plan.
