@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -18,12 +17,12 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ..hosting import read_private, replace_file
+from ..hosting import read_private, remove_file, replace_file
 from ..privacy.errors import FedCohortError
 
 __all__ = ["FileRoundMemory", "NoRoundMemory", "Remembered", "RoundMemory"]
 
-_FORMAT = "fedcohort.round/1"
+_FORMAT = "fedcohort.round/2"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -83,7 +82,7 @@ class NoRoundMemory:
 
 
 class FileRoundMemory:
-    """One file of mode 0600: a line of JSON, then the vector's bytes.
+    """One file of mode 0600: a hash of the rest, a line of JSON, then the vector's bytes.
 
     Args:
         path: The file; its folder exists.
@@ -95,9 +94,12 @@ class FileRoundMemory:
     def recall(self) -> Remembered | None:
         """See `RoundMemory.recall`. What cannot be read is as good as lost, and is not guessed."""
         try:
-            head, _, raw = read_private(self._path).partition(b"\n")
+            sha256, _, rest = read_private(self._path).partition(b"\n")
+            if sha256.decode("ascii") != hashlib.sha256(rest).hexdigest():
+                return None
+            head, _, raw = rest.partition(b"\n")
             found = json.loads(head)
-            if found["format"] != _FORMAT or found["sha256"] != hashlib.sha256(raw).hexdigest():
+            if found["format"] != _FORMAT:
                 return None
             return Remembered(
                 attempt=str(found["attempt"]),
@@ -118,14 +120,11 @@ class FileRoundMemory:
             "next_round": known.next_round,
             "terms_sha256": known.terms_sha256,
             "charge_id": known.charge_id,
-            "sha256": hashlib.sha256(raw).hexdigest(),
         }
-        replace_file(self._path, json.dumps(head).encode() + b"\n" + raw)
-        folder = os.open(self._path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)  # the name too, or a power cut brings the old file back
-        finally:
-            os.close(folder)
+        rest = json.dumps(head).encode() + b"\n" + raw
+        # Over all of it: a flipped bit in a round's number is no more believed than half a vector.
+        sha256 = hashlib.sha256(rest).hexdigest()
+        replace_file(self._path, sha256.encode() + b"\n" + rest)
 
     def spend(self) -> None:
         """See `RoundMemory.spend`."""
@@ -137,4 +136,4 @@ class FileRoundMemory:
 
     def clear(self) -> None:
         """See `RoundMemory.clear`."""
-        self._path.unlink(missing_ok=True)
+        remove_file(self._path)

@@ -167,6 +167,7 @@ class SiteGate:
 
     def exact(self, plan: Plan, cohort: Cohort) -> None:
         """See `Gate.exact`."""
+        self._check_remembered()
         policy, data = self.policy(), self._data[plan.sha256]
         if plan.sha256 not in self._rows:
             self._rows[plan.sha256] = data.cohort(policy.allowed_columns)[1]
@@ -271,6 +272,15 @@ class SiteGate:
             accounts=self._ledger().book.accounts,
             declared=jurisdiction,
         )
+
+    def _check_remembered(self) -> None:
+        """Refuse where whom exact sums were over is lost: it is kept before they are paid for."""
+        if self._ledger().book.unnoised and not self._folder.exact_cohorts.exists():
+            raise PolicyError(
+                "exact_cohorts_unreadable",
+                f"{self._folder.exact_cohorts.name} is gone, and the ledger tells of exact sums",
+                hint="Put the newest file back; without it no sum leaves without noise.",
+            )
 
     def _keep(self, plan: Plan) -> None:
         """Keep what came in, for people to look at; also what is then refused."""

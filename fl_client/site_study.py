@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from ..privacy.errors import ProtocolError
+from ..privacy.ledger.charges import Unmasking
+from ..privacy.secagg.site import SiteSession
 from ..study.analysis import Analysis, Contribution, State
 from ..study.cohort import Cohort
 from ..study.plan import Plan, analysis_of
@@ -57,6 +59,7 @@ class SiteStudy:
         self._answered: tuple[tuple[str, bytes], Release] | None = None
         self._said: dict[str, tuple[SecAggRequest, bytes]] = {}
         known = memory.recall()  # of a life before this one
+        self._opened: Unmasking | None = None  # the round that the session opened last
         self._attempt = None if known is None else known.attempt
         self._next_round = 0 if known is None else known.next_round
         if known is not None and known.vector is not None:
@@ -80,11 +83,26 @@ class SiteStudy:
         elif request.phase == "commit":
             answer = session.commit(request.data)
         elif request.phase == "unmask":
-            answer = session.unmask(request.data)
-            self.memory.spend()
+            answer = self._unmask(session, request.data)
         else:
             raise ProtocolError("phase_unknown", "there is no such phase")
         self._said[request.phase] = request, answer
+        return answer
+
+    def _unmask(self, session: SiteSession, commits: tuple[bytes, ...]) -> bytes:
+        """Hand shares over, having written down that this sum's vector is spent.
+
+        Whatever fails here, no share leaves: a crash wastes a sum, and never opens a second one.
+        The session forbids a second opening too, and its store a second use of a key. Both are
+        about one epoch: a site that restarts makes fresh keys, and its store knows keys, not
+        sums. Nor is it enough that the vector goes from the round's file: a backup brings that
+        file back, and nothing would tell. A ledger that was put back is found.
+        """
+        if self._opened is None:
+            raise ProtocolError("phase_order", "there is no open round")
+        answer = session.unmask(commits)
+        self._site.ledger.unmask(self._opened)
+        self.memory.spend()
         return answer
 
     def report(self, terms: RoundTerms, state: State, round_plan: bytes) -> Release:
@@ -105,6 +123,9 @@ class SiteStudy:
             if self._site.session is None:
                 raise ProtocolError("no_session", "the plan masks sums and this site cannot")
             self._site.session.open_round(round_plan, expected_round(self.plan, terms))
+        self._opened = Unmasking(plan_sha256=self.plan.sha256, round=terms.round)
+        if again:  # the vector may come from a file that was put back: the ledger knows better
+            self._site.ledger.check_unspent(self._opened)
         if self._prepared is None or not again:
             cohort = self._gate.present(self.plan, self._cohort)
             # Asked once, whatever comes of it: a failure says something, and is never repeated.

@@ -4,7 +4,14 @@ Standard library only, so that a supervisor is a small process. Neither role kno
 both stand on this.
 """
 
-from .files import append_line, private_folder, read_private, replace_file, write_new
+from .files import (
+    append_line,
+    private_folder,
+    read_private,
+    remove_file,
+    replace_file,
+    write_new,
+)
 from .supervisor import Service, Supervisor, follow_parent, running_state, stop_supervisor
 from .switches import FLOWER_SWITCHES, loopback_needs_no_proxy, service_environment
 
@@ -17,6 +24,7 @@ __all__ = [
     "loopback_needs_no_proxy",
     "private_folder",
     "read_private",
+    "remove_file",
     "replace_file",
     "running_state",
     "service_environment",

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -83,10 +85,22 @@ class MadeLedger:
         planned: int = 10,
         made: int = 10,
         closed: bool = True,
+        unmasked: bool = False,
         q: float = 1.0,
         **changes: Any,
     ) -> MadeLedger:
-        """Reserve a plan of so many noisy sums (without noise: vectors), and make some of them."""
+        """Reserve a plan of so many noisy sums (without noise: vectors), and make some of them.
+
+        Args:
+            study: Its name.
+            z: Noise multiplier; None: no noise.
+            planned: Sums that are set aside.
+            made: Sums that are paid.
+            closed: Whether it has ended.
+            unmasked: Whether each sum was opened with this hospital's help.
+            q: Sampling probability.
+            changes: Other fields of the reservation.
+        """
         from fedcohort.privacy.ledger.charges import Charge, Reservation
         from fedcohort.privacy.mechanism import Mechanism
 
@@ -115,6 +129,8 @@ class MadeLedger:
                 mechanism=noise,
             )
             self._ask("charge", charge.to_json())
+            if unmasked:
+                self._ask("unmask", {"plan_sha256": asked.plan_sha256, "round": number})
         if closed:
             self._add("close", {"plan_sha256": asked.plan_sha256})
         return self
@@ -278,3 +294,92 @@ def made_once(a_coordinator: Any, tmp_path_factory: pytest.TempPathFactory) -> M
     loose = (("secagg: required", "secagg: optional"), ("min_sites: 3", "min_sites: 2"))
     today = dt.datetime.now(dt.UTC).date()
     return MadeHospital(root, invite(a_coordinator, "cleveland", today=today), *loose)
+
+
+class Disk:
+    """A folder of which a power cut leaves what was synced, and drops everything else.
+
+    A file's content is on disk when the file was synced; that it came, went or has another name,
+    when its folder was. SQLite syncs by itself and unseen: its files are named in `trusts`.
+
+    Args:
+        root: What is in it now is on disk.
+        trusts: Names of files that are taken as they are.
+    """
+
+    def __init__(self, root: Path, trusts: tuple[str, ...] = ()) -> None:
+        self._root = root
+        self._trusts = trusts
+        self._names: dict[int, dict[str, int]] = {}  # by folder; names and inodes by number
+        self._contents: dict[int, bytes] = {}
+        self._held: list[int] = []  # as long as a file is open, no other gets its number
+        self._sync = os.fsync
+        for path in (root, *root.rglob("*")):
+            handle = os.open(path, os.O_RDONLY)
+            self._note(handle)
+            os.close(handle)
+
+    def fsync(self, handle: int) -> None:
+        """Stands for `os.fsync`."""
+        self._sync(handle)
+        self._note(handle)
+
+    def cut(self, into: Path, *, lucky: bool = False) -> Path:
+        """Return a copy of the folder as it is found after the power is back.
+
+        Args:
+            into: Where to make it; must not exist.
+            lucky: New names are found although their folder was not synced, as often happens.
+                Content that was not synced is gone in any case.
+        """
+        self._restore(self._root, into, lucky=lucky)
+        return into
+
+    def cuts(self, into: Path) -> list[Path]:
+        """Return the folder after either kind of power cut."""
+        return [self.cut(into / name, lucky=name == "lucky") for name in ("strict", "lucky")]
+
+    def release(self) -> None:
+        for handle in self._held:
+            os.close(handle)
+
+    def _note(self, handle: int) -> None:
+        found = os.fstat(handle)
+        self._held.append(os.dup(handle))
+        if stat.S_ISDIR(found.st_mode):
+            with os.scandir(handle) as entries:
+                self._names[found.st_ino] = {entry.name: entry.inode() for entry in entries}
+        else:
+            self._contents[found.st_ino] = Path(f"/proc/self/fd/{handle}").read_bytes()
+
+    def _restore(self, live: Path, into: Path, *, lucky: bool) -> None:
+        into.mkdir(mode=0o700, parents=True)
+        names = self._names.get(live.stat().st_ino, {}) if live.is_dir() else {}
+        if lucky and live.is_dir():
+            names = {path.name: path.lstat().st_ino for path in live.iterdir()}
+        for name, inode in names.items():
+            here = live / name
+            if inode in self._names or here.is_dir():
+                self._restore(here, into / name, lucky=lucky)
+                continue
+            content = self._contents.get(inode, b"")
+            if name.startswith(self._trusts) and here.exists():
+                content = here.read_bytes()
+            (into / name).write_bytes(content)
+            (into / name).chmod(0o600)
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Disk]]:
+    """Watch a folder from now on: `disk(tmp_path / "site").cut(tmp_path / "after")`."""
+    made: list[Disk] = []
+
+    def watch(root: Path, trusts: tuple[str, ...] = ()) -> Disk:
+        assert not made, "one folder a test"
+        made.append(Disk(root, trusts))
+        monkeypatch.setattr(os, "fsync", made[0].fsync)
+        return made[0]
+
+    yield watch
+    for watched in made:
+        watched.release()

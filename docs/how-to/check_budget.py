@@ -69,7 +69,8 @@ def reserve(entry: str, body: dict, opening: dict, plans: dict, order: int, limi
     bare = opening["kind"] == "site" and body["sharing"] == "sum" and not body["masked"]
     rule(not bare, f"{entry} shares noise out and does not mask the sums")
     price = cost(noise, order) if noise else 0.0
-    plans[body["plan_sha256"]] = {**body, "price": price, "made": 0, "last": -1, "closed": False}
+    state = {"price": price, "made": 0, "last": -1, "unmasked": False, "closed": False}
+    plans[body["plan_sha256"]] = {**body, **state}
     rule(sum(amounts(plans)) <= limit * (1 + SLACK), f"{entry} brings the ledger above its limit")
 
 
@@ -81,8 +82,17 @@ def charge(entry: str, body: dict, plan: dict) -> None:
     rule(number < plan["rounds"], f"{entry} charges a round that its plan does not have")
     rule(noise == plan["mechanism"], f"{entry} charges other noise than its plan reserved")
     rule(releases > 0 if noise else releases == 0, f"{entry} charges no number")
-    plan["last"], plan["made"] = number, plan["made"] + releases
+    plan["last"], plan["made"], plan["unmasked"] = number, plan["made"] + releases, False
     rule(plan["made"] <= plan["releases"], f"{entry} charges more than its plan reserved")
+
+
+def unmask(entry: str, body: dict, plan: dict) -> None:
+    """Help to open the sum of the round that was paid last, once; it costs nothing."""
+    number = body["round"]
+    rule(type(number) is int, f"{entry} unmasks no number")
+    rule(number == plan["last"] >= 0, f"{entry} unmasks another round than was paid last")
+    rule(not plan["unmasked"], f"{entry} unmasks a round a second time")
+    plan["unmasked"] = True
 
 
 def recomputed(texts: list) -> dict:
@@ -103,11 +113,13 @@ def recomputed(texts: list) -> dict:
             order, limit = opened(body["budget"]) if body["budget"] else (0, 0.0)
         elif kind == "reserve":
             reserve(name, body, opening, plans, order, limit)
-        elif kind in ("charge", "close"):
+        elif kind in ("charge", "unmask", "close"):
             plan = plans.get(body["plan_sha256"])
             rule(plan and not plan["closed"], f"{name}: its plan is unknown or has ended")
             if kind == "close":
                 plan["closed"] = True
+            elif kind == "unmask":
+                unmask(name, body, plan)
             else:
                 charge(name, body, plan)
                 unnoised += body["mechanism"] is None

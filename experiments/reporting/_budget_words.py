@@ -71,6 +71,8 @@ REFUSAL = {
     ),
     "round_already_paid": Words("this round was paid before", "该轮此前已支付"),
     "mechanism_differs": Words("adds other noise than reserved", "噪声与预留的不同"),
+    "round_not_paid": Words("this round was never paid", "该轮从未支付"),
+    "sum_spent": Words("the sum of this round was opened before", "该轮的求和此前已解开"),
     "reservation_exceeded": Words("more than its plan has reserved", "超过其方案的预留"),
 }
 

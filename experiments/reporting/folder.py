@@ -20,6 +20,7 @@ from dataclasses import astuple, fields
 from pathlib import Path
 from types import TracebackType
 
+from ...privacy.durable_files import replace_synced, sync_folder
 from ...privacy.errors import ConfigError
 from .results import Results, Row
 
@@ -45,13 +46,7 @@ def file_slug(name: str) -> str:
 
 def write_atomic(path: Path, data: bytes) -> None:
     """Write a file that is either absent, old or complete, whenever the process dies."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    _sync_folder(path.parent)
+    replace_synced(path, data, mode=0o666)
 
 
 def default_folder(study: str, now: dt.datetime) -> Path:
@@ -175,7 +170,7 @@ class RunFolder:
             _remove(self.partial)
             raise ValueError("a run must write its results before its folder is put in place")
         self._refuse_if_taken()
-        _sync_folder(self.partial)
+        sync_folder(self.partial)
         if not self.path.exists():
             self.partial.rename(self.path)
         else:
@@ -188,7 +183,7 @@ class RunFolder:
                 _remove(self.path / name)
                 (self.partial / name).rename(self.path / name)
             self.partial.rmdir()
-        _sync_folder(self.path.parent)
+        sync_folder(self.path.parent)
 
 
 def _cell(value: object) -> object:
@@ -202,13 +197,3 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
-
-
-def _sync_folder(path: Path) -> None:
-    """Make the names in a folder durable, where the system can."""
-    if os.name == "posix":
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -57,8 +57,8 @@ class Approvals:
     Args:
         path: `approvals.jsonl`; made, with mode 0600, at the first entry.
         policy: In force; only people whom it names are heard.
-        audit: Told of every entry. What it tells of a revocation is believed even where this
-            file has forgotten it.
+        audit: Told of every entry. What it tells of a refusal or a revocation is believed even
+            where this file has forgotten it.
         clock: What time an entry is said to be written at.
     """
 
@@ -159,8 +159,8 @@ class Approvals:
         """
         lines = self._of(plan.sha256)
         _check_open(lines)
-        if self._audit is not None and _was_revoked(self._audit, plan.sha256):
-            raise _refusal("approval_revoked", "the audit log tells of a revocation")
+        if self._audit is not None:
+            _check_audit(self._audit, plan.sha256)
         said = [line.body for line in lines if line.body.get("said") == "approve"]
         said = [body for body in said if self._is_ours(body)]
         if not said:
@@ -284,11 +284,12 @@ def _furthest(lines: Iterable[Line], states: tuple[State, ...]) -> State | None:
     return next((state for state in states if state in noted), None)
 
 
-def _was_revoked(audit: AuditLog, plan_sha256: str) -> bool:
-    return any(
-        entry.event == "plan_revoked" and entry.facts.get("plan_sha256") == plan_sha256
-        for entry in audit.entries()
-    )
+def _check_audit(audit: AuditLog, plan_sha256: str) -> None:
+    told = {e.event for e in audit.entries() if e.facts.get("plan_sha256") == plan_sha256}
+    if "plan_revoked" in told:
+        raise _refusal("approval_revoked", "the audit log tells of a revocation")
+    if "plan_refused" in told:
+        raise _refusal("plan_refused_here", "the audit log tells of a refusal")
 
 
 def _refusal(code: str, why: str) -> PolicyError:

@@ -12,7 +12,6 @@ therefore in every entry of the audit log, and the pin's hash is worth a line on
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from ...privacy.durable_files import replace_synced
 from ...privacy.errors import PolicyError
 from ...privacy.secagg.suite import INTL
 from .policy import ROLES, Approver, Policy
@@ -210,15 +210,8 @@ def _json(path: Path) -> Any:
 
 
 def _write(path: Path, document: dict[str, Any]) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.unlink(missing_ok=True)  # left by a crash, or by somebody else
-    new = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-    with os.fdopen(os.open(temporary, new, 0o600), "w", encoding="utf-8") as file:
-        json.dump(document, file, indent=1, sort_keys=True)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    text = json.dumps(document, indent=1, sort_keys=True)
+    replace_synced(path, bytes(f"{text}\n", "utf-8"))
 
 
 def _unsigned(why: str) -> PolicyError:

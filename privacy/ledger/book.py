@@ -17,7 +17,7 @@ from types import MappingProxyType
 
 from ..errors import BudgetExceededError, PolicyError
 from ..mechanism import Mechanism
-from .charges import Charge, Opening, Reservation
+from .charges import Charge, Opening, Reservation, Unmasking
 
 __all__ = ["Account", "Book", "MemoryLedger"]
 
@@ -29,11 +29,13 @@ class Account:
     Attributes:
         reservation: What it may spend.
         charges: What was paid, in order.
+        unmasked: Rounds whose sums the site helped to open, in order.
         closed: Whether it has ended.
     """
 
     reservation: Reservation
     charges: list[Charge] = field(default_factory=list)
+    unmasked: list[int] = field(default_factory=list)
     closed: bool = False
 
     @property
@@ -183,6 +185,40 @@ class Book:
             )
         account.charges.append(charge)
 
+    def unmask(self, unmasking: Unmasking) -> None:
+        """Note that the site helps to open a round's sum; once, and never of an earlier round.
+
+        Raises:
+            PolicyError: See `Ledger.check_unspent`.
+        """
+        self.check_unspent(unmasking)
+        self._accounts[unmasking.plan_sha256].unmasked.append(unmasking.round)
+
+    def check_unspent(self, unmasking: Unmasking) -> None:
+        """Refuse where a round's vector may be in an opened sum, or was never paid.
+
+        A later charge counts too: rounds go forward, so an earlier one is opened or given up.
+
+        Raises:
+            PolicyError: See `Ledger.check_unspent`.
+        """
+        account = self._open(unmasking.plan_sha256)
+        paid = [charge.round for charge in account.charges]
+        if unmasking.round not in paid:
+            raise PolicyError(
+                "round_not_paid",
+                f"round {unmasking.round} of this plan was never paid here",
+                hint="Nothing leaves that this ledger does not know: was a file put back?",
+            )
+        if unmasking.round in account.unmasked or unmasking.round != paid[-1]:
+            raise PolicyError(
+                "sum_spent",
+                f"this site helped to open the sum of round {unmasking.round} before, or paid for "
+                "a later round since",
+                hint="One vector is in one opened sum. Was a file of this site put back from a "
+                "backup? Ask for a new plan.",
+            )
+
     def close(self, plan_sha256: str) -> bool:
         """End a plan; return whether anything changed."""
         account = self._accounts.get(plan_sha256)
@@ -231,6 +267,15 @@ class MemoryLedger:
         """See `Ledger.charge`."""
         self.book.charge(charge)
         return f"memory-{charge.plan_sha256[:8]}-{charge.round}"
+
+    def unmask(self, unmasking: Unmasking) -> str:
+        """See `Ledger.unmask`."""
+        self.book.unmask(unmasking)
+        return f"memory-{unmasking.plan_sha256[:8]}-{unmasking.round}-unmask"
+
+    def check_unspent(self, unmasking: Unmasking) -> None:
+        """See `Ledger.check_unspent`."""
+        self.book.check_unspent(unmasking)
 
     def close(self, plan_sha256: str) -> None:
         """See `Ledger.close`."""

@@ -18,14 +18,14 @@ from typing import Any
 from ... import __version__
 from ..errors import FedCohortError, PolicyError
 from .book import Book
-from .charges import Charge, Opening, Reservation
+from .charges import Charge, Opening, Reservation, Unmasking
 
 __all__ = ["CHAIN_FORMAT", "Chain", "Entry", "Head", "broken"]
 
 CHAIN_FORMAT = "fedcohort.ledger/1"
 _SOFTWARE = f"fedcohort {__version__}"
 _START = "0" * 64
-_KINDS = ("open", "reserve", "charge", "close", "refuse")
+_KINDS = ("open", "reserve", "charge", "unmask", "close", "refuse")
 _NO_RULE_ALLOWS = (
     FedCohortError,
     ArithmeticError,
@@ -77,7 +77,7 @@ class Entry:
         number: 1-based, without gaps.
         time: When it was written, ISO 8601 in UTC, as the site's clock said; nothing is
             decided by it.
-        kind: `open`, `reserve`, `charge`, `close` or `refuse`.
+        kind: `open`, `reserve`, `charge`, `unmask`, `close` or `refuse`.
         body: JSON, see the `to_json` of what was asked.
         previous: Hash of the entry before; 64 zeros for the first.
         software: What decided, with its version.
@@ -219,8 +219,11 @@ class Chain:
         if kind == "charge":
             self.book.charge(Charge.from_json(body))
             return True
+        if kind == "unmask":
+            self.book.unmask(Unmasking.from_json(body))
+            return True
         if kind != "close" or set(body) != {"plan_sha256"}:
-            raise ValueError("a ledger reserves, charges and closes")
+            raise ValueError("a ledger reserves, charges, unmasks and closes")
         return self.book.close(body["plan_sha256"])
 
     def _note_refusal(self, entry: Entry) -> bool:

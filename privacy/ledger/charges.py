@@ -1,4 +1,4 @@
-"""What is asked of a ledger: an opening, reservations, charges; all of it public."""
+"""What is asked of a ledger: an opening, reservations, charges, unmaskings; all of it public."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol
 from ..budget import Budget
 from ..mechanism import Mechanism
 
-__all__ = ["Charge", "Kind", "Ledger", "Opening", "Reservation"]
+__all__ = ["Charge", "Kind", "Ledger", "Opening", "Reservation", "Unmasking"]
 
 Kind = Literal["site", "simulation"]
 _LEAST_NOISE = 1e-3  # what is paid must be statable also for a patient of several hospitals
@@ -201,6 +201,38 @@ class Charge:
         return cls(**fields)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unmasking:
+    """A site's help to open one masked sum: written down before its shares leave.
+
+    It costs nothing: its round was paid for. It says that the site's vector of this round is in
+    an opened sum and must never be in a second one, whatever files beside the ledger say. Only
+    the ledger can say so: a ledger that is put back from a backup is found.
+
+    Attributes:
+        plan_sha256: The plan.
+        round: Number of the round, 0-based; each is unmasked once.
+    """
+
+    plan_sha256: str
+    round: int
+
+    def __post_init__(self) -> None:
+        if type(self.round) is not int or self.round < 0:
+            raise ValueError("a round is a count")
+        if not isinstance(self.plan_sha256, str):
+            raise ValueError("a plan is named by its hash")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as an entry of the chain holds it."""
+        return {"plan_sha256": self.plan_sha256, "round": self.round}
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Unmasking:
+        """Read it back, strictly."""
+        return cls(**document)
+
+
 class Ledger(Protocol):
     """Whoever pays: what it returns from is durable."""
 
@@ -226,6 +258,26 @@ class Ledger(Protocol):
         Raises:
             PolicyError: `not_reserved`, `plan_closed`, `round_already_paid`,
                 `mechanism_differs` or `reservation_exceeded`. Nothing was paid.
+        """
+        ...
+
+    def unmask(self, unmasking: Unmasking) -> str:
+        """Note that the site helps to open a sum; only then may its shares leave the process.
+
+        Returns:
+            The id of the entry.
+
+        Raises:
+            PolicyError: As `check_unspent`. Nothing was noted.
+        """
+        ...
+
+    def check_unspent(self, unmasking: Unmasking) -> None:
+        """Refuse where a round's vector may not be handed over again; nothing is written.
+
+        Raises:
+            PolicyError: `sum_spent`: its sum was unmasked, or a later round was paid;
+                `round_not_paid`, `not_reserved` or `plan_closed`.
         """
         ...
 

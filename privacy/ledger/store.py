@@ -29,7 +29,7 @@ from sqlalchemy.exc import DatabaseError, OperationalError, SQLAlchemyError
 from ..errors import ConfigError, PolicyError
 from .book import Book
 from .chain import Chain, Entry, Head, broken
-from .charges import Charge, Opening, Reservation
+from .charges import Charge, Opening, Reservation, Unmasking
 from .witness import check_head, locked, read_head, rolled_back, write_head
 
 __all__ = ["SqliteLedger", "read_entries"]
@@ -152,6 +152,14 @@ class SqliteLedger:
     def charge(self, charge: Charge) -> str:
         """See `Ledger.charge`; a refusal is written down and costs nothing."""
         return self._decide("charge", charge.to_json())
+
+    def unmask(self, unmasking: Unmasking) -> str:
+        """See `Ledger.unmask`; a refusal is written down and costs nothing."""
+        return self._decide("unmask", unmasking.to_json())
+
+    def check_unspent(self, unmasking: Unmasking) -> None:
+        """See `Ledger.check_unspent`."""
+        self.book.check_unspent(unmasking)
 
     def close(self, plan_sha256: str) -> None:
         """See `Ledger.close`."""

@@ -14,12 +14,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ..durable_files import replace_synced
 from ..errors import PolicyError
 from .chain import Head
 
 __all__ = ["check_head", "locked", "read_head", "rolled_back", "write_head"]
 
-_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 _LONGEST = 256  # bytes; a head has 15 digits, a colon and 64 more
 
 
@@ -58,15 +58,7 @@ def check_head(path: Path, newest: Head, sha256_of: Callable[[int], str | None])
 
 def write_head(path: Path, head: Head) -> None:
     """Replace the head beside a ledger, atomically and synced."""
-    beside = _head_path(path)
-    temporary = beside.with_name(f".{beside.name}.tmp")
-    temporary.unlink(missing_ok=True)  # left by a crash, or by somebody else
-    with os.fdopen(os.open(temporary, _NEW, 0o600), "w", encoding="ascii") as file:
-        file.write(f"{head}\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(beside)
-    _sync_folder(path.parent)
+    replace_synced(_head_path(path), bytes(f"{head}\n", "ascii"))
 
 
 @contextmanager
@@ -85,14 +77,6 @@ def locked(folder: Path, *, wanted: bool) -> Iterator[None]:
 
 def _head_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.head")
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def rolled_back(why: str) -> PolicyError:

@@ -6,7 +6,6 @@ the machine where it stays.
 
 from __future__ import annotations
 
-import os
 import stat
 from pathlib import Path
 
@@ -19,11 +18,10 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
+from ..durable_files import write_synced
 from ..errors import PolicyError
 
 __all__ = ["create_identity", "load_identity"]
-
-_MODE = 0o600
 
 
 def create_identity(path: Path) -> Ed25519PrivateKey:
@@ -35,18 +33,13 @@ def create_identity(path: Path) -> Ed25519PrivateKey:
     key = Ed25519PrivateKey.generate()
     pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _MODE)
+        write_synced(path, pem)
     except FileExistsError as error:
         raise PolicyError(
             "identity_exists",
             f"{path} holds an identity already",
             hint="Keep it, or name another file; a new identity needs a new roster.",
         ) from error
-    try:
-        os.write(handle, pem)
-        os.fsync(handle)
-    finally:
-        os.close(handle)
     return key
 
 

@@ -12,13 +12,13 @@ import os
 from pathlib import Path
 from typing import Protocol
 
+from ..durable_files import replace_synced
 from ..errors import ProtocolError
 
 __all__ = ["FileRoundStore", "MemoryRoundStore", "RoundStore"]
 
 
 _LOCK = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
-_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 
 
 class RoundStore(Protocol):
@@ -63,23 +63,9 @@ class FileRoundStore:
             last = self._read()
             _refuse_reuse(last.get(epoch.hex(), -1), key)
             last[epoch.hex()] = key
-            self._replace(json.dumps(last, sort_keys=True).encode())
+            replace_synced(self._path, json.dumps(last, sort_keys=True).encode())
         finally:
             os.close(lock)
-
-    def _replace(self, content: bytes) -> None:
-        temporary = self._path.with_name(f".{self._path.name}.tmp")
-        temporary.unlink(missing_ok=True)  # left by a crash, or by somebody else
-        with os.fdopen(os.open(temporary, _NEW, 0o600), "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self._path)
-        folder = os.open(self._path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
     def _read(self) -> dict[str, int]:
         if not self._path.exists():

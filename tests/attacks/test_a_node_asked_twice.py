@@ -19,6 +19,7 @@ from fedcohort.experiments.simulation.federate import ceremony, simulated_node
 from fedcohort.fl_client import site_study as study_module
 from fedcohort.fl_client.node import Node, SecAggRequest
 from fedcohort.privacy.errors import PolicyError, ProtocolError
+from fedcohort.privacy.ledger.book import Book
 from fedcohort.privacy.secagg.coordinator import CoordinatorSession
 from fedcohort.privacy.secagg.site import ExpectedRound
 from fedcohort.study.cohort import Cohort, Schema
@@ -133,13 +134,26 @@ def test_the_right_name_is_opened_once() -> None:
     assert refused.value.code == "r0_15_finished"
 
 
+def nameless(plan: Plan, terms: RoundTerms) -> ExpectedRound:
+    return dataclasses.replace(expected_round(plan, terms), training_round=b"")
+
+
+def test_without_the_name_in_the_terms_the_ledger_still_knows_what_was_opened(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(study_module, "expected_round", nameless)
+    hostile = Hostile()
+    hostile.opened(b"\1" * 32, (1, 2, 3, 4, 5))
+    with pytest.raises(PolicyError) as refused:
+        hostile.opened(b"\2" * 32, (1, 2, 3, 4))
+    assert refused.value.code == "sum_spent"
+
+
 def test_without_the_name_in_the_terms_a_hospital_is_read(  # the positive control
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def nameless(plan: Plan, terms: RoundTerms) -> ExpectedRound:
-        return dataclasses.replace(expected_round(plan, terms), training_round=b"")
-
     monkeypatch.setattr(study_module, "expected_round", nameless)
+    monkeypatch.setattr(Book, "check_unspent", lambda self, unmasking: None)
     hostile = Hostile()
     everybody = hostile.opened(b"\1" * 32, (1, 2, 3, 4, 5))
     rest = hostile.opened(b"\2" * 32, (1, 2, 3, 4))

@@ -36,7 +36,7 @@ from fedcohort.privacy.budget import Budget
 from fedcohort.privacy.errors import DataError, FedCohortError, PolicyError
 from fedcohort.privacy.ledger import store
 from fedcohort.privacy.ledger.chain import Chain, Entry, Head
-from fedcohort.privacy.ledger.charges import Charge, Opening, Reservation
+from fedcohort.privacy.ledger.charges import Charge, Opening, Reservation, Unmasking
 from fedcohort.privacy.ledger.store import SqliteLedger, read_entries
 from fedcohort.privacy.mechanism import Mechanism
 from fedcohort.study.cohort import Cohort, Schema
@@ -519,6 +519,13 @@ class Spied:
     def charge(self, charge: Charge) -> str:
         self._order.append(f"charge {charge.round}")
         return self._ledger.charge(charge)
+
+    def unmask(self, unmasking: Unmasking) -> str:
+        self._order.append(f"unmask {unmasking.round}")
+        return self._ledger.unmask(unmasking)
+
+    def check_unspent(self, unmasking: Unmasking) -> None:
+        self._ledger.check_unspent(unmasking)
 
     def close(self, plan_sha256: str) -> None:
         self._order.append("close")

@@ -49,7 +49,7 @@ from fedcohort.privacy.errors import (
     ProtocolError,
 )
 from fedcohort.privacy.ledger.book import MemoryLedger
-from fedcohort.privacy.ledger.charges import Charge, Opening, Reservation
+from fedcohort.privacy.ledger.charges import Charge, Opening, Reservation, Unmasking
 from fedcohort.privacy.mechanism import Mechanism
 from fedcohort.study.analysis import Contribution, State, Vector
 from fedcohort.study.cohort import Cohort, Schema, Task
@@ -575,6 +575,12 @@ class Broken:
     def charge(self, charge: Charge) -> str:
         self.asked += 1
         raise OSError("no space left on device")
+
+    def unmask(self, unmasking: Unmasking) -> str:
+        raise OSError("no space left on device")
+
+    def check_unspent(self, unmasking: Unmasking) -> None:
+        pass
 
     def close(self, plan_sha256: str) -> None:
         pass

@@ -128,6 +128,12 @@ class Free:
     def charge(self, charge: object) -> str:
         return "audited"
 
+    def unmask(self, unmasking: object) -> str:
+        return "free"
+
+    def check_unspent(self, unmasking: object) -> None:
+        pass
+
     def close(self, plan_sha256: str) -> None:
         pass
 

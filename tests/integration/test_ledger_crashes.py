@@ -26,7 +26,7 @@ import pytest
 from fedcohort.privacy.budget import Budget
 from fedcohort.privacy.errors import FedCohortError, PolicyError
 from fedcohort.privacy.ledger.chain import Chain, Head
-from fedcohort.privacy.ledger.charges import Charge, Opening, Reservation
+from fedcohort.privacy.ledger.charges import Charge, Opening, Reservation, Unmasking
 from fedcohort.privacy.ledger.store import SqliteLedger, read_entries
 from fedcohort.privacy.ledger.witness import read_head
 from fedcohort.privacy.mechanism import Mechanism
@@ -101,7 +101,7 @@ from sqlalchemy.engine.default import DefaultDialect
 
 from fedcohort.privacy.budget import Budget
 from fedcohort.privacy.errors import PolicyError
-from fedcohort.privacy.ledger.charges import Charge, Opening, Reservation
+from fedcohort.privacy.ledger.charges import Charge, Opening, Reservation, Unmasking
 from fedcohort.privacy.ledger.store import SqliteLedger
 from fedcohort.privacy.mechanism import Mechanism
 
@@ -133,6 +133,7 @@ def live(folder, done):
     ledger.charge(charge("a", 0)); done[0] += 1
     refused(lambda: ledger.charge(charge("a", 9))); done[0] += 1
     ledger.charge(charge("a", 1)); done[0] += 1
+    ledger.unmask(Unmasking(plan_sha256="a" * 64, round=1)); done[0] += 1
     ledger.close("a" * 64); done[0] += 1
     SqliteLedger(path, kind="site").reserve(asked("b")); done[0] += 1
 
@@ -231,6 +232,7 @@ STORY = [
     ("charge", "a0"),
     ("refuse", "a9"),
     ("charge", "a1"),
+    ("unmask", "a1"),
     ("close", "a"),
     ("reserve", "b"),
 ]
@@ -326,6 +328,8 @@ def goes_on(path: Path, told: list[tuple[str, str]]) -> SqliteLedger:
     for kind, what in STORY[max(1, len(told)) :]:
         if kind == "reserve":
             ledger.reserve(asked(what))
+        elif kind == "unmask":
+            ledger.unmask(Unmasking(plan_sha256=what[0] * 64, round=int(what[1])))
         elif kind == "close":
             ledger.close(what * 64)
         elif kind == "charge":

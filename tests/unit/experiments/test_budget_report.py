@@ -655,6 +655,26 @@ def test_the_checker_computes_the_same(pair: tuple[Path, Path]) -> None:
     assert check(pair[0].with_name("other.json"), pair[1]).returncode == 0
 
 
+def test_the_checker_computes_the_same_of_a_ledger_with_unmaskings(
+    save: Save, made_ledger: Make, tmp_path: Path
+) -> None:
+    """They cost nothing: the amounts and the page's rows are those of the ledger without them."""
+    bare, unmasked = (
+        made_ledger(unnoised=True)
+        .plan("sums", 25.0, unmasked=unmasked)
+        .plan("exact", None, unmasked=unmasked, closed=False)
+        for unmasked in (False, True)
+    )
+    assert len(unmasked.entries) == len(bare.entries) + 20
+    ledger = save(unmasked)
+    document = made(ledger)
+    done = check(ledger, write_budget(document, tmp_path / "b.html")[1])
+    assert (done.returncode, done.stderr) == (0, "")
+    told, plain = (one["hospitals"][0]["statement"] for one in (document, made(save(bare))))
+    for name in ("spent", "reserved", "left", "same_variance", "unnoised_releases"):
+        assert told[name] == plain[name]
+
+
 @pytest.mark.parametrize("name", ["spent", "budget", "order", "unnoised"])
 def test_the_checker_finds_a_report_that_says_something_else(
     pair: tuple[Path, Path], name: str
@@ -726,6 +746,10 @@ def charge_of(number: Any, z: float | None = 50.0, **changes: Any) -> dict[str, 
     return {"kind": "charge", "body": {**body, **changes}}
 
 
+def unmask_of(number: Any) -> dict[str, Any]:
+    return {"kind": "unmask", "body": {"plan_sha256": "a" * 64, "round": number}}
+
+
 CLOSE = {"kind": "close", "body": {"plan_sha256": "a" * 64}}
 PLAN = reserve_of()
 SAMPLES = {"family": "sampled_gaussian", "noise_multiplier": 50.0, "sampling_probability": 0.1}
@@ -737,6 +761,8 @@ ALLOWED: dict[str, list[dict[str, Any]]] = {
         charge_of(1, mechanism=SAMPLES, releases=3),
     ],
     "a plan that ended before a charge": [PLAN, CLOSE, PLAN, charge_of(0), CLOSE],
+    "an unmasking a round": [PLAN, charge_of(0), unmask_of(0), charge_of(2), unmask_of(2), CLOSE],
+    "an unmasking of some rounds": [PLAN, charge_of(0), charge_of(1), unmask_of(1)],
     "a refusal": [{"kind": "refuse", "body": {"asked": "reserve", "code": "budget_exceeded"}}],
 }
 FORGED: dict[str, tuple[list[dict[str, Any]], str]] = {
@@ -771,6 +797,19 @@ FORGED: dict[str, tuple[list[dict[str, Any]], str]] = {
         [reserve_of(mechanism={**SAMPLES, "family": "laplace"})],
         "an unknown mechanism",
     ),
+    "unmasked before it was paid": ([PLAN, unmask_of(0)], "another round than was paid last"),
+    "unmasked, and there is no such round": ([PLAN, unmask_of(-1)], "another round than was paid"),
+    "unmasked after a later round was paid": (
+        [PLAN, charge_of(0), charge_of(1), unmask_of(0)],
+        "another round than was paid last",
+    ),
+    "unmasked twice": ([PLAN, charge_of(0), unmask_of(0), unmask_of(0)], "a second time"),
+    "half a round unmasked": ([PLAN, charge_of(0), unmask_of(0.0)], "unmasks no number"),
+    "unmasked after its end": (
+        [PLAN, charge_of(0), CLOSE, unmask_of(0)],
+        "its plan is unknown or has ended",
+    ),
+    "nobody's plan unmasked": ([unmask_of(0)], "its plan is unknown or has ended"),
     "unknown kind": ([{"kind": "gift", "body": {}}], "is of the unknown kind 'gift'"),
     "opened again": ([{"kind": "open", "body": {}}], "a ledger is opened once, first of all"),
 }

@@ -259,16 +259,18 @@ def test_a_person_cannot_give_a_longer_word_than_the_policy_allows(
     assert desk.refused(days=91) == "approval_expired"
 
 
-def test_a_revocation_that_the_file_has_forgotten_is_in_the_audit_log(desk: Desk) -> None:
+@pytest.mark.parametrize("end", ["refuse", "revoke"])
+def test_a_no_that_the_file_has_forgotten_is_in_the_audit_log(desk: Desk, end: str) -> None:
     desk.approve(*BOTH)
     path, head = desk.folder / "approvals.jsonl", desk.folder / "approvals.jsonl.head"
     before = path.read_bytes(), head.read_text()
-    desk.approvals.revoke(desk.plan.sha256, "li.m", desk.hospital.keys["li.m"])
+    getattr(desk.approvals, end)(desk.plan.sha256, "li.m", desk.hospital.keys["li.m"])
     path.write_bytes(before[0])
     assert desk.refused() == "log_rolled_back"
     head.write_text(before[1])  # both were put back
     desk.approvals = desk.under(desk.hospital.policy)
-    assert desk.refused() == "approval_revoked"
+    code = {"refuse": "plan_refused_here", "revoke": "approval_revoked"}[end]
+    assert desk.refused() == code
     forgetful = desk.under(desk.hospital.policy, audit=False)  # the positive control
     assert forgetful.approved(desk.plan, DATA, desk.today).people == BOTH
 

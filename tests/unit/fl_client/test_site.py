@@ -302,6 +302,11 @@ def test_two_exact_plans_may_not_differ_by_a_few_patients(hospital: Any, swap: s
     hospital.approve(fresh)
     proposed(restarted, fresh)
     assert code_of(lambda: report(restarted, fresh)) == "exact_cohorts_unreadable"
+    (hospital.folder.exact_cohorts).unlink()
+    gone = exact(hospital, study="nor whether anything did")
+    hospital.approve(gone)
+    proposed(restarted, gone)
+    assert code_of(lambda: report(restarted, gone)) == "exact_cohorts_unreadable"
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
@@ -466,6 +471,82 @@ def test_a_vector_that_may_be_in_an_opened_sum_is_not_kept(tmp_path: Path) -> No
     torn = (tmp_path / "x.round").read_bytes()[:-3]
     replace_file(tmp_path / "x.round", torn)
     assert memory.recall() is None
+
+
+# ---- power cuts
+
+
+@pytest.fixture
+def on_disk(hospital: Any, disk: Made, tmp_path: Path) -> Callable[[], list[Any]]:
+    """The site's folder as it is found after a power cut now, of either kind."""
+    # What SQLite syncs is tested where the ledger is.
+    watched = disk(hospital.folder.root, trusts=("ledger.sqlite",))
+    cuts: list[Path] = []
+
+    def cut() -> list[Any]:
+        cuts.append(tmp_path / f"cut-{len(cuts)}")
+        return [type(hospital.folder)(path) for path in watched.cuts(cuts[-1])]
+
+    return cut
+
+
+def test_after_a_power_cut_a_site_knows_all_that_it_did_before(
+    hospital: Any, on_disk: Callable[[], list[Any]]
+) -> None:
+    site, plan = open_site(hospital.folder), exact(hospital)
+    hospital.approve(plan)
+    proposed(site, plan)
+    vector = report(site, plan).vector
+    for found in on_disk():
+        assert AuditLog(found.audit).entries()[-1].event == "round_released"
+        kept = FileRoundMemory(found.round(plan.sha256)).recall()
+        assert kept is not None
+        assert kept.vector is not None
+        assert (kept.vector == vector).all()
+        again = open_site(found)
+        proposed(again, plan)  # its two approvals are there
+        assert (report(again, plan).vector == vector).all()
+        other = exact(hospital, max_patients_per_site=302)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(hospital, "folder", found)
+            hospital.approve(other)
+        proposed(again, other)
+        # Whom the exact sum was over is known, too.
+        assert code_of(lambda s=again, p=other: report(s, p)) == "disclosure_difference"  # type: ignore[misc]
+        again.ledger.dispose()
+    site.node.close(plan.sha256, {"theta": np.arange(2.0)})
+    for found in on_disk():
+        assert (found.results / f"{plan.sha256}.json").read_bytes().endswith(b"}")
+        assert not found.round(plan.sha256).exists()
+        assert AuditLog(found.audit).entries()[-1].event == "plan_closed"
+
+
+def test_after_a_power_cut_a_no_is_not_forgotten(
+    hospital: Any, on_disk: Callable[[], list[Any]]
+) -> None:
+    plan, policy = plan_for(hospital), in_force(hospital.folder)
+    hospital.approve(plan)
+    for end, code in (("revoke", "approval_revoked"), ("refuse", "plan_refused_here")):
+        asked = plan if end == "revoke" else replace(plan, study="another")
+        hospital.approve(asked)
+        approvals = Approvals(hospital.folder.approvals, policy)
+        getattr(approvals, end)(asked.sha256, "li.m", load_identity(hospital.keys["li.m"]))
+        for found in on_disk():  # by its own file: no audit log was told of it
+            fingerprint = SiteData.read(found.root, "cleveland").fingerprint
+            again = Approvals(found.approvals, policy)
+            assert code_of(lambda a=again, p=asked, f=fingerprint: a.approved(p, f, TODAY)) == code  # type: ignore[misc]
+
+
+def test_after_a_power_cut_what_was_pinned_is_pinned(
+    hospital: Any, on_disk: Callable[[], list[Any]]
+) -> None:
+    pinned = pin_roster(hospital.folder, "cleveland", roster_for(hospital, days=1), today=TODAY)
+    hospital.edit_policy(("max_rounds: 200", "max_rounds: 20"))
+    hospital.sign()
+    replace_file(hospital.folder.policy, hospital.folder.policy.read_bytes())  # an editor's sync
+    for found in on_disk():
+        assert in_force(found).sha256 == in_force(hospital.folder).sha256
+        assert open_site(found).roster() == pinned.sha256.hex()
 
 
 # ---- what a site starts from

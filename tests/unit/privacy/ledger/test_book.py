@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from fedcohort.privacy.budget import Budget, epsilon_at
 from fedcohort.privacy.errors import BudgetExceededError, PolicyError
 from fedcohort.privacy.ledger.book import Book, MemoryLedger
-from fedcohort.privacy.ledger.charges import Charge, Opening, Reservation
+from fedcohort.privacy.ledger.charges import Charge, Opening, Reservation, Unmasking
 from fedcohort.privacy.mechanism import Mechanism
 
 Openings = Callable[..., Opening]
@@ -537,6 +537,68 @@ def test_an_opening_is_read_back_on_a_machine_whose_logarithm_has_another_last_b
     assert Opening.from_json(document) == opening_of()
 
 
+# ---- what was unmasked
+
+
+def unmasking_of(asked: Reservation, number: int = 0) -> Unmasking:
+    return Unmasking(plan_sha256=asked.plan_sha256, round=number)
+
+
+@pytest.mark.parametrize("noisy", [True, False])
+def test_the_round_that_was_paid_last_is_unmasked_once_and_costs_nothing(
+    opening_of: Openings, asked_of: Requests, charge_of: Charges, *, noisy: bool
+) -> None:
+    book, asked = Book(opening_of(unnoised=not noisy)), asked_of(noisy=noisy)
+    assert code_of(book.unmask, unmasking_of(asked)) == "not_reserved"
+    book.reserve(asked)
+    assert code_of(book.unmask, unmasking_of(asked)) == "round_not_paid"
+    for number in (0, 2, 3):
+        book.charge(charge_of(asked, number))
+        before = book.spent, book.reserved, book.left, book.unnoised
+        for other in {1, 9, number + 1}:
+            assert code_of(book.unmask, unmasking_of(asked, other)) == "round_not_paid"
+        book.check_unspent(unmasking_of(asked, number))
+        book.check_unspent(unmasking_of(asked, number))  # asking changes nothing
+        book.unmask(unmasking_of(asked, number))
+        for ask in (book.unmask, book.check_unspent):
+            assert code_of(ask, unmasking_of(asked, number)) == "sum_spent"
+            assert code_of(ask, unmasking_of(asked, 0)) == "sum_spent"
+        assert (book.spent, book.reserved, book.left, book.unnoised) == before
+    assert book.accounts[asked.plan_sha256].unmasked == [0, 2, 3]
+
+
+def test_a_round_behind_the_one_that_was_paid_last_is_spent_though_nobody_unmasked_it(
+    opening_of: Openings, asked_of: Requests, charge_of: Charges
+) -> None:
+    book, asked = Book(opening_of()), asked_of()
+    book.reserve(asked)
+    book.charge(charge_of(asked, 0))
+    book.check_unspent(unmasking_of(asked, 0))
+    book.charge(charge_of(asked, 1))
+    for ask in (book.unmask, book.check_unspent):
+        assert code_of(ask, unmasking_of(asked, 0)) == "sum_spent"
+    book.check_unspent(unmasking_of(asked, 1))
+
+
+def test_nothing_is_unmasked_after_the_end_of_its_plan(
+    opening_of: Openings, asked_of: Requests, charge_of: Charges
+) -> None:
+    book, asked = Book(opening_of()), asked_of()
+    book.reserve(asked)
+    book.charge(charge_of(asked, 0))
+    book.close(asked.plan_sha256)
+    for ask in (book.unmask, book.check_unspent):
+        assert code_of(ask, unmasking_of(asked, 0)) == "plan_closed"
+
+
+@pytest.mark.parametrize("number", [-1, 1.0, math.nan, True, "1", None])
+def test_a_round_that_is_no_count_is_refused(number: Any) -> None:
+    with pytest.raises(ValueError, match="count"):
+        Unmasking(plan_sha256="0" * 64, round=number)
+    with pytest.raises(ValueError, match="named"):
+        Unmasking(plan_sha256=None, round=0)  # type: ignore[arg-type]
+
+
 # ---- the ledger in memory
 
 
@@ -547,7 +609,8 @@ def test_a_ledger_in_memory_is_for_simulations_only(
         MemoryLedger(opening_of(kind="site"))
     ledger, asked = MemoryLedger(opening_of(kind="simulation")), asked_of()
     ids = {ledger.reserve(asked)} | {ledger.charge(charge_of(asked, n)) for n in range(4)}
-    assert len(ids) == 5
+    assert len(ids | {ledger.unmask(unmasking_of(asked, 3))}) == 6
+    assert code_of(ledger.check_unspent, unmasking_of(asked, 3)) == "sum_spent"
     ledger.close(asked.plan_sha256)
     ledger.close(asked.plan_sha256)
     assert ledger.book.reserved == 0.0

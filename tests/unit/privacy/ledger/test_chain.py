@@ -259,10 +259,73 @@ def test_whoever_computes_all_hashes_anew_still_has_to_keep_the_rules(
             ("charge", charge_of(second, 3, mechanism=less_noise).to_json())
         ),
     }
+    never |= unmaskings(told, second)
     for what, entries in never.items():
         with pytest.raises(PolicyError) as refused:
             Chain.of(chained(entries))
         assert refused.value.code == "ledger_broken", what
+
+
+def unmask(asked: Reservation, number: Any, **more: Any) -> tuple[str, Body]:
+    return "unmask", {"plan_sha256": asked.plan_sha256, "round": number, **more}
+
+
+def unmaskings(
+    told: list[tuple[str, Body]], second: Reservation
+) -> dict[str, list[tuple[str, Body]]]:
+    """Further entries that no honest ledger has; the second plan paid rounds 1 and 2 last."""
+    first = Reservation.from_json(told[1][1])
+    refused = {"asked": "unmask", "code": "sum_spent", "request": unmask(second, 1)[1]}
+    return {
+        "a round that was never paid": [*told, unmask(second, 0)],
+        "a round behind the last one": [*told, unmask(second, 1)],
+        "a round that is no number": [*told, unmask(second, 2.0)],
+        "a round that is a truth": [*told, unmask(second, True)],
+        "a round unmasked twice": [*told, unmask(second, 2), unmask(second, 2)],
+        "an unmasking after the end": [*told, unmask(first, 3)],
+        "an unmasking of nobody's plan": [*told, ("unmask", {"plan_sha256": "9" * 64, "round": 0})],
+        "an unmasking with a word too many": [*told, unmask(second, 2, releases=1)],
+        "an unmasking without a round": [*told, ("unmask", {"plan_sha256": second.plan_sha256})],
+        "a refusal of an unmasking for another reason": [
+            *told,
+            ("refuse", {**refused, "code": "round_not_paid"}),
+        ],
+        "a refusal of an unmasking that is allowed": [
+            *told,
+            ("refuse", {**refused, "request": unmask(second, 2)[1]}),
+        ],
+    }
+
+
+def test_unmaskings_are_entries_that_cost_nothing(story: list[Entry], asked_of: Requests) -> None:
+    second = asked_of(2, mechanism=Mechanism(noise_multiplier=30.0))
+    refused = {"asked": "unmask", "code": "sum_spent", "request": unmask(second, 1)[1]}
+    told = [*bodies(story), unmask(second, 2), ("refuse", refused)]
+    before, after = Chain.of(story), Chain.of(chained(told))
+    assert after.head.number == 12
+    assert after.book.accounts[second.plan_sha256].unmasked == [2]
+    for name in ("spent", "reserved", "left", "unnoised"):
+        assert getattr(after.book, name) == getattr(before.book, name)
+    # The statement says the same of every plan: an unmasking is no release.
+    assert statement(chained(told))["plans"] == statement(story)["plans"]
+    assert [one["code"] for one in statement(chained(told))["refused"]][-1] == "sum_spent"
+
+
+def test_the_canonical_text_of_an_unmasking_is_this_one(
+    story: list[Entry], asked_of: Requests
+) -> None:
+    # A change here breaks every ledger that has one.
+    second = asked_of(2, mechanism=Mechanism(noise_multiplier=30.0))
+    entry = chained([*bodies(story), unmask(second, 2)])[-1]
+    assert entry.text == (
+        '{"body":{"plan_sha256":"' + "0" * 63 + '2","round":2},"format":"fedcohort.ledger/1",'
+        '"kind":"unmask","number":11,"previous":"'
+        + entry.previous
+        + '","software":"fedcohort '
+        + __version__
+        + '","time":"2027-01-01T00:00:11.000+00:00"}'
+    )
+    assert Entry.from_text(entry.text) == entry
 
 
 def test_a_smaller_plan_all_through_the_past_breaks_no_rule_and_has_another_head(
@@ -404,14 +467,14 @@ def test_no_text_makes_anything_but_an_entry_or_a_refusal(text: str) -> None:
 
 
 @given(
-    kind=st.sampled_from(["open", "reserve", "charge", "close", "refuse"]),
+    kind=st.sampled_from(["open", "reserve", "charge", "unmask", "close", "refuse"]),
     body=st.dictionaries(
         st.sampled_from(
             ["plan_sha256", "round", "releases", "mechanism", "asked", "code", "request", "budget"]
         ),
         st.none()
         | st.integers(-2, 3)
-        | st.sampled_from(["", "reserve", "charge", "0" * 64])
+        | st.sampled_from(["", "reserve", "charge", "unmask", "0" * 64])
         | st.lists(st.integers(), max_size=1)
         | st.just({"plan_sha256": []}),
     ),

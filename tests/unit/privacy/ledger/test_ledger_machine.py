@@ -39,7 +39,7 @@ from sqlalchemy.engine.default import DefaultDialect
 from fedcohort.privacy.budget import Budget
 from fedcohort.privacy.errors import FedCohortError, PolicyError
 from fedcohort.privacy.ledger.chain import Chain
-from fedcohort.privacy.ledger.charges import Charge, Opening, Reservation
+from fedcohort.privacy.ledger.charges import Charge, Opening, Reservation, Unmasking
 from fedcohort.privacy.ledger.store import SqliteLedger, read_entries
 from fedcohort.privacy.ledger.witness import read_head
 from fedcohort.privacy.mechanism import Mechanism
@@ -107,6 +107,9 @@ class Account:
     def reserved(self, name: str) -> bool:
         return ("reserve", name) in self.words
 
+    def unmasked(self, name: str) -> set[int]:
+        return {int(w[2]) for w in self.words if w[0] == "unmask" and w[1] == name}
+
     def closed(self, name: str) -> bool:
         """Whether its last word is an end: without a charge, a plan may begin again."""
         said = [w[0] for w in self.words if w[:2] in (("reserve", name), ("close", name))]
@@ -157,6 +160,18 @@ class Account:
             return "reservation_exceeded"
         return None
 
+    def on_unmask(self, name: str, number: int) -> str | None:
+        rounds = self.rounds(name)
+        if not self.reserved(name):
+            return "not_reserved"
+        if self.closed(name):
+            return "plan_closed"
+        if number not in rounds:
+            return "round_not_paid"
+        if number != max(rounds) or number in self.unmasked(name):
+            return "sum_spent"
+        return None
+
 
 def words_of(path: Path) -> list[Word]:
     """Read a file with none of our code; check its hashes by hand."""
@@ -186,7 +201,7 @@ def word_of(kind: str, body: dict[str, Any]) -> Word:
         same = body["mechanism"] == PLANS[name].to_json()["mechanism"]
         word = (kind, name, str(body["round"]), str(body["releases"]))
         return word if same else (*word, "other")
-    return (kind, name)
+    return (kind, name, str(body["round"])) if kind == "unmask" else (kind, name)
 
 
 class Fails:
@@ -372,6 +387,31 @@ class LedgerMachine(RuleBasedStateMachine):
             self.account.on_charge(name, number, releases, other=bent),
             crash,
         )
+
+    @rule(
+        which=st.integers(0, 1),
+        name=st.sampled_from(sorted(PLANS)),
+        behind=st.sampled_from([0, 0, 0, 1, 2, -1]),
+        crash=CRASHES,
+    )
+    def unmask(self, which: int, name: str, behind: int, crash: Crash) -> None:
+        number = max(0, max(self.account.rounds(name), default=0) - behind)
+        asked = Unmasking(plan_sha256=PLANS[name].plan_sha256, round=number)
+        refusal = self.account.on_unmask(name, number)
+        self.ask(
+            which,
+            lambda ledger: ledger.unmask(asked),
+            ("unmask", name, str(number)),
+            refusal,
+            crash,
+        )
+        again = self.account.on_unmask(name, number)  # a crash may have left the entry, or none
+        if again is None:
+            self.ledger(which).check_unspent(asked)
+        else:
+            with pytest.raises(PolicyError) as refused:
+                self.ledger(which).check_unspent(asked)
+            assert refused.value.code == again
 
     @rule(which=st.integers(0, 1), name=st.sampled_from(sorted(PLANS)), crash=CRASHES)
     def close(self, which: int, name: str, crash: Crash) -> None:

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from fedcohort.privacy.errors import BudgetExceededError, ConfigError, FedCohortError, PolicyError
 from fedcohort.privacy.ledger import store, witness
 from fedcohort.privacy.ledger.chain import Chain, Head
-from fedcohort.privacy.ledger.charges import Charge, Opening, Reservation
+from fedcohort.privacy.ledger.charges import Charge, Opening, Reservation, Unmasking
 from fedcohort.privacy.ledger.export import export, read_export, read_ledger
 from fedcohort.privacy.ledger.store import SqliteLedger, read_entries
 from fedcohort.privacy.mechanism import Mechanism
@@ -143,9 +143,12 @@ def test_two_at_once_take_turns_and_see_each_other(
     assert one.book.spent == other.book.spent == pytest.approx(one.book.cost(asked.mechanism, 40))
 
 
-def test_threads_pay_for_a_round_once(path: Path, asked_of: Requests, charge_of: Charges) -> None:
-    asked = asked_of(rounds=10, releases=10)
-    shared = opened(path)
+@pytest.mark.parametrize("kind", ["site", "simulation"])
+def test_threads_pay_for_a_round_once(
+    tmp_path: Path, opening_of: Openings, asked_of: Requests, charge_of: Charges, kind: str
+) -> None:
+    asked, path = asked_of(rounds=10, releases=10), tmp_path / "t.ledger"
+    shared = SqliteLedger.create(path, opening_of(kind=kind))
     shared.reserve(asked)
     paid: list[int] = []
     unexpected: list[BaseException] = []
@@ -163,7 +166,7 @@ def test_threads_pay_for_a_round_once(path: Path, asked_of: Requests, charge_of:
                 paid.append(number)
 
     threads = [threading.Thread(target=pay, args=(shared,)) for _ in range(3)]
-    threads += [threading.Thread(target=pay, args=(opened(path),)) for _ in range(2)]
+    threads += [threading.Thread(target=pay, args=(opened(path, kind),)) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -171,6 +174,60 @@ def test_threads_pay_for_a_round_once(path: Path, asked_of: Requests, charge_of:
     assert unexpected == []
     written = Chain.of(read_entries(path)).book.accounts[asked.plan_sha256].charges
     assert sorted(paid) == [charge.round for charge in written]  # in order, and none twice
+
+
+def test_an_unmasking_is_in_the_file_before_it_is_answered_and_any_process_reads_it(
+    path: Path, asked_of: Requests, charge_of: Charges, written_in: Written
+) -> None:
+    asked, ledger, other = asked_of(), opened(path), opened(path)
+    ledger.reserve(asked)
+    ledger.charge(charge_of(asked))
+    first = Unmasking(plan_sha256=asked.plan_sha256, round=0)
+    head = ledger.head
+    other.check_unspent(first)
+    assert other.head == head  # asking writes nothing
+    spent = ledger.book.spent
+    assert ledger.unmask(first) == "4"
+    assert written_in(path)[-1]["body"] == first.to_json()
+    assert ledger.book.spent == spent
+    for each in (other, opened(path)):
+        assert code_of(each.check_unspent, first) == "sum_spent"
+        assert each.head.number == 4
+    for each in (ledger, other):
+        assert code_of(each.unmask, first) == "sum_spent"
+    assert [entry["kind"] for entry in written_in(path)][-2:] == ["unmask", "refuse"]
+    ledger.charge(charge_of(asked, 1))
+    assert code_of(ledger.unmask, Unmasking(plan_sha256="9" * 64, round=0)) == "not_reserved"
+    assert Chain.of(read_entries(path)).book.accounts[asked.plan_sha256].unmasked == [0]
+
+
+def test_nobody_reads_a_simulations_ledger_that_another_is_about_to_write(
+    tmp_path: Path, opening_of: Openings, asked_of: Requests, charge_of: Charges
+) -> None:
+    """No lock on the folder is held for it: SQLite's own, from before reading, keeps the turns.
+
+    Without it nobody overspends either, for SQLite lets no one write who read before another
+    wrote; but the second of two would be told that the disk is at fault, and not that its round
+    was paid.
+    """
+    path, asked = tmp_path / "s.ledger", asked_of()
+    SqliteLedger.create(path, opening_of(kind="simulation")).dispose()
+    other = opened(path, "simulation")
+    with other._engine.connect() as connection:
+        connection.exec_driver_sql("PRAGMA busy_timeout=0")
+    answers: list[str] = []
+
+    def in_the_middle() -> dt.datetime:  # the clock is read between what is read and written
+        answers.append(code_of(lambda: other.book))
+        return dt.datetime(2027, 1, 1, tzinfo=dt.UTC)
+
+    ledger = opened(path, "simulation", clock=in_the_middle)
+    ledger.reserve(asked)
+    ledger.charge(charge_of(asked))
+    assert answers == ["ledger_unavailable"] * 2
+    assert code_of(other.charge, charge_of(asked)) == "round_already_paid"
+    other.charge(charge_of(asked, 1))
+    assert ledger.book.accounts[asked.plan_sha256].executed == 2
 
 
 def test_no_clock_decides_anything(path: Path, asked_of: Requests, charge_of: Charges) -> None:
