@@ -1,9 +1,9 @@
 """What a plan's noise gives a patient, in every number that a reader may ask for.
 
 Each epsilon says which bound it is: `rdp` for integer noise in a sum, `pld` for the baseline
-with local noise on Poisson samples. Beside it stands the epsilon of continuous noise of the
-same variance, which is smaller and not the bound, and what a patient of two or three of the
-hospitals gets.
+with local noise on Poisson samples, what its integer noise costs added. Beside it stands the
+epsilon of continuous noise of the same variance, which is smaller and not the bound, and what a
+patient of two or three of the hospitals gets.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from functools import lru_cache
 
 from ..privacy.accounting import BOUND, epsilon_of_event, for_sites
 from ..privacy.budget import Budget
+from ..privacy.discreteness import epsilon_with_slack
 from ..privacy.pld import price
 from ..study.plan import PrivacyTerms
 
@@ -57,7 +58,7 @@ def guarantee_of(terms: PrivacyTerms) -> Guarantee:
             seen, times = mechanism, sites * releases
         if terms.bound == BOUND:
             return epsilon_of_event(seen.event(times), terms.delta)
-        return price(seen.same_variance(times), terms.delta).epsilon
+        return epsilon_with_slack(seen, times, terms.delta)
 
     one, two, three = (epsilon(sites) for sites in (1, 2, 3))
     return Guarantee(

@@ -22,10 +22,10 @@ from flwr.clientapp import ClientApp
 from ..privacy.errors import DataError, DisclosureError, FedCohortError, PolicyError, ProtocolError
 from .gate import NO_POLICY
 from .node import Node, SecAggRequest
+from .site_study import PHASES
 
 __all__ = ["DATA_REFUSED", "PHASES", "Hello", "Teller", "client_app", "refusal"]
 
-PHASES = ("advertise", "share", "acknowledge", "commit", "unmask")
 DATA_REFUSED = "data_refused"  # whatever rule it was that looked at records
 
 _log = logging.getLogger(__name__)

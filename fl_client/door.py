@@ -26,6 +26,7 @@ from ..study.rounds import RoundTerms
 __all__ = [
     "Disclosure",
     "NoDisclosureRules",
+    "Paid",
     "Prepared",
     "Release",
     "SiteTerms",
@@ -80,6 +81,36 @@ class SiteTerms:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Paid:
+    """What was paid for a round before its sum was computed.
+
+    Attributes:
+        charge: The price, by the plan.
+        charge_id: The ledger's entry.
+    """
+
+    charge: Charge
+    charge_id: str
+
+    def check(self, found: Charge) -> None:
+        """Refuse a contribution that costs more than was paid. Nothing in it depends on records.
+
+        Raises:
+            PolicyError: `contribution_underpaid`.
+        """
+        paid = self.charge
+        same = (paid.plan_sha256, paid.round) == (found.plan_sha256, found.round)
+        if same and found.releases <= paid.releases and _at_most(found.mechanism, paid.mechanism):
+            return
+        raise PolicyError(
+            "contribution_underpaid",
+            "the analysis made more noisy sums, added less noise to them or sampled patients more "
+            "often than the plan says and the ledger paid for",
+            hint="Nothing left. Ask for a plan whose parameters and privacy terms agree.",
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
     """An encoded, noised and paid vector. It stays here; only `hand_over` lets it out.
 
@@ -120,7 +151,7 @@ def release(contribution: Contribution, terms: RoundTerms, plan: Plan, site: Sit
     return hand_over(prepare(contribution, terms, plan, site), plan, site)
 
 
-def pay(analysis: Analysis, terms: RoundTerms, plan: Plan, site: SiteTerms) -> str | None:
+def pay(analysis: Analysis, terms: RoundTerms, plan: Plan, site: SiteTerms) -> Paid | None:
     """Pay for a noisy round before its sum is computed; None where no noise is added.
 
     The price is a function of the plan and the round's number. What goes wrong afterwards has
@@ -138,7 +169,7 @@ def pay(analysis: Analysis, terms: RoundTerms, plan: Plan, site: SiteTerms) -> s
         releases=analysis.releases_in(terms.round) if local else 1,
         mechanism=plan.privacy.mechanism,
     )
-    return site.ledger.charge(charge)
+    return Paid(charge=charge, charge_id=site.ledger.charge(charge))
 
 
 def prepare(
@@ -147,7 +178,7 @@ def prepare(
     plan: Plan,
     site: SiteTerms,
     *,
-    paid: str | None = None,
+    paid: Paid | None = None,
 ) -> Prepared:
     """Check, pay, encode, add noise; nothing has left yet.
 
@@ -159,12 +190,12 @@ def prepare(
         terms: The round's terms.
         plan: The plan.
         site: What the site brings.
-        paid: The ledger's entry where `pay` was called before; else it is paid here.
+        paid: What `pay` returned where it was called before; else it is paid here.
 
     Raises:
-        PolicyError: A rule refused: `no_sensitivity`, `no_local_noise`, BudgetExceededError;
-            without noise also `not_finite`, `out_of_range` and the site's own rules. Nothing
-            was sent.
+        PolicyError: A rule refused: `no_sensitivity`, `no_local_noise`,
+            `contribution_underpaid`, BudgetExceededError; without noise also `not_finite`,
+            `out_of_range` and the site's own rules. Nothing was sent.
         ProtocolError: `vector_shape`: the contribution does not fit the round's terms.
     """
     if contribution.total.shape != (terms.size,):
@@ -178,7 +209,11 @@ def prepare(
         return Prepared(vector=vector, charge_id=site.ledger.charge(charge))
     # 3. With noise no check may depend on data: a refusal would speak. So it is paid first, and
     #    what is out of its range is held, not refused.
-    charge_id = site.ledger.charge(charge) if paid is None else paid
+    if paid is None:
+        charge_id = site.ledger.charge(charge)
+    else:
+        paid.check(charge)  # what was computed is what was paid for
+        charge_id = paid.charge_id
     vector = terms.encoding.encode_noisy(contribution.total)
     noise = plan.privacy.noise()
     if noise is not None:
@@ -219,6 +254,16 @@ def _sensitivity(contribution: Contribution, plan: Plan) -> float:
             hint="The plan must state the clip norm that the analysis uses.",
         )
     return plan.privacy.clip
+
+
+def _at_most(found: Mechanism | None, paid: Mechanism | None) -> bool:
+    """Whether a release costs no more than another, whatever the order of the Renyi DP."""
+    if found is None or paid is None:
+        return False
+    return (
+        found.noise_multiplier >= paid.noise_multiplier
+        and found.sampling_probability <= paid.sampling_probability
+    )
 
 
 def _charge_for(contribution: Contribution, terms: RoundTerms, plan: Plan) -> Charge:

@@ -34,12 +34,13 @@ class Gate(Protocol):
         """
         ...
 
-    def asked(self, plan: Plan, round_: int | None) -> None:
+    def asked(self, plan: Plan, round_: int | None, phase: str = "") -> None:
         """Decide whether a plan may still go on.
 
         Args:
             plan: Accepted before.
             round_: The sum that is asked for; None for a phase that carries no vector.
+            phase: The phase's name.
 
         Raises:
             PolicyError: It may not.
@@ -99,7 +100,7 @@ class PlanGate:
             )
         return plan
 
-    def asked(self, plan: Plan, round_: int | None) -> None:
+    def asked(self, plan: Plan, round_: int | None, phase: str = "") -> None:
         """See `Gate.asked`: a plan that was approved stays so."""
 
     def present(self, plan: Plan, cohort: Cohort) -> Cohort:

@@ -22,7 +22,7 @@ from .door import Release, SiteTerms
 from .gate import Gate
 from .price_check import check_price
 from .round_memory import NoRoundMemory, RoundMemory
-from .site_study import SecAggRequest, SiteStudy
+from .site_study import PHASES, SecAggRequest, SiteStudy
 
 __all__ = ["Node", "SecAggRequest"]
 
@@ -136,7 +136,9 @@ class Node:
             study = self._studies.get(request.plan_sha256)
             if study is None:
                 raise ProtocolError("plan_unknown", "the phase belongs to no plan proposed here")
-            self._gate.asked(study.plan, None)
+            if request.phase not in PHASES:
+                raise ProtocolError("phase_unknown", "there is no such phase")
+            self._gate.asked(study.plan, None, request.phase)
             self._check_date(study.plan)
             return study.secagg(request)
 

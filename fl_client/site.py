@@ -59,8 +59,12 @@ class Site:
     coordinator: bytes
 
     def hello(self, plan_sha256: str) -> Hello:
-        """Return what the node says of itself: its roster, and where a plan stands here."""
-        return Hello(roster=self.roster(), plan=self.gate.state_of(plan_sha256))
+        """Return what the node says of itself: its roster, and where a plan stands here.
+
+        Raises:
+            PolicyError: `policy_requests`: there were too many greetings today.
+        """
+        return Hello(roster=self.roster(), plan=self.gate.greeted(plan_sha256))
 
     def admit(self, bundle: bytes, settings: Mapping[str, object]) -> None:
         """Refuse a task whose code or run this hospital does not know.

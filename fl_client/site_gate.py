@@ -3,7 +3,8 @@
 Policy, signatures, approvals, opt-outs and the extract's fingerprint are looked at anew each time,
 so that what changed since counts from the next message on. Proposals and rounds are written into
 the audit log before they are answered, releases before they leave; refusals too, up to a number
-a day, so that whoever sends nonsense does not fill a disk.
+a day. Messages of each kind are counted (`day_limits.py`) and of the plans that the policy
+refuses a few are kept, so that whoever sends nonsense does not fill a disk.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import datetime as dt
 import hashlib
 import json
 import re
-from collections import Counter
 from collections.abc import Callable, Mapping
 
 from ..datasets.extract import ONE_ROW_EACH
@@ -26,9 +26,10 @@ from ..study.plan import Plan
 from .gate import NO_POLICY
 from .governance.approvals import Approvals
 from .governance.audit_log import AuditLog
+from .governance.day_limits import DayLimits
 from .governance.exact_cohorts import ExactCohorts, records_of
 from .governance.opt_out import OptOut
-from .governance.plan_check import check_plan, check_request, read_plan
+from .governance.plan_check import check_hours, check_plan, read_plan
 from .governance.policy import Policy
 from .governance.signatures import check_signed, pinned_approvers
 from .round_memory import FileRoundMemory
@@ -38,7 +39,8 @@ from .site_folder import SiteFolder
 __all__ = ["RESULT_FORMAT", "SiteGate", "in_force"]
 
 RESULT_FORMAT = "fedcohort.site_result/1"
-_MOST_REFUSALS = 5_000  # a day that are written down
+_MOST_REFUSALS = 5_000  # a day that are written down, and as many refused runs
+_MOST_STRAY = 100  # kept plans that the policy refused and nobody decided about
 _MOST_NUMBERS = 20_000_000  # of a result that is kept: none of our models comes near
 
 
@@ -81,7 +83,7 @@ class SiteGate:
         self._rows: dict[str, Rows] = {}  # of plans without noise
         self._opt_outs: dict[str, OptOut] = {}
         self._extract_now: tuple[object, SiteData] | None = None
-        self._refusals = Counter[dt.date]()
+        self._limits = DayLimits(self.audit)
         self._told = ""  # what the log was last told of the policy
         self.known = NO_POLICY  # hash of the policy that decided last
 
@@ -121,27 +123,50 @@ class SiteGate:
         except FedCohortError:
             return "unknown"
 
+    def greeted(self, plan_sha256: str) -> str:
+        """Return where a plan stands, to a coordinator that greets: so many times a day.
+
+        Raises:
+            PolicyError: `policy_requests`.
+        """
+        try:
+            policy = in_force(self._folder)
+        except PolicyError:
+            return "unknown"
+        try:
+            self._limits.check(policy, "greeting", self._day())
+        except PolicyError as error:
+            self.refused(plan_sha256, error.code)
+            raise
+        return self.state_of(plan_sha256)
+
     def proposed(self, plan_json: str, jurisdiction: str) -> Plan:
         """See `Gate.proposed`."""
         policy = self._counted("plan_proposed")
         plan = read_plan(plan_json)
-        self._keep(plan)
         approvals = Approvals(self._folder.approvals, policy, audit=self.audit, clock=self._now)
-        approvals.submit(plan, self._submitter)
-        data = self._extract(policy)
-        data.check_opt_out(policy.dataset.opt_out_file)
-        data.check_holdout(plan)
-        self._check(policy, plan, data, jurisdiction)
+        try:
+            data = self._extract(policy)
+            data.check_opt_out(policy.dataset.opt_out_file)
+            data.check_holdout(plan)
+            self._check(policy, plan, data, jurisdiction)
+        except FedCohortError:
+            if approvals.stray() < _MOST_STRAY:  # people look at what was refused, too
+                self._keep(plan, approvals)
+            raise
+        self._keep(plan, approvals)
         approvals.mark(plan, "checked")
         approvals.approved(plan, data.fingerprint, self._now().date())
         approvals.mark(plan, "running")
         self._data.setdefault(plan.sha256, data)
         return plan
 
-    def asked(self, plan: Plan, round_: int | None) -> None:
-        """See `Gate.asked`; a phase without a vector is no request that a day's number counts."""
+    def asked(self, plan: Plan, round_: int | None, phase: str = "") -> None:
+        """See `Gate.asked`."""
         if round_ is None:
             policy = self.policy()
+            self._limits.check(policy, "phase", self._day())
+            self.audit.append("phase_asked", policy.sha256, plan_sha256=plan.sha256, code=phase)
         else:
             policy = self._counted("round_asked", plan_sha256=plan.sha256, round=round_)
         data = self._extract(policy)
@@ -191,21 +216,25 @@ class SiteGate:
         """See `Gate.refused`."""
         known = re.fullmatch(r"[0-9a-f]{64}", plan_sha256) is not None
         named = {"plan_sha256": plan_sha256} if known else {}  # whoever asks chose that text
-        today = self._now().date()
-        self._refusals[today] += 1
-        if self._refusals[today] > _MOST_REFUSALS:
-            return
-        self.audit.append("message_refused", self.known, code=code, **named)
+        if self._limits.is_written("message_refused", self._day(), _MOST_REFUSALS):
+            self.audit.append("message_refused", self.known, code=code, **named)
 
     def closed(self, plan_sha256: str, result: Mapping[str, Vector]) -> None:
-        """See `Gate.closed`: the result is kept for `fedcohort site results`."""
+        """See `Gate.closed`: the result is kept for `fedcohort site results`.
+
+        An end of what runs here is never one too many; of anything else there may be so many a
+        day.
+        """
         plan = self._folder.plan(plan_sha256)
+        account = self._ledger().book.accounts.get(plan_sha256)
+        is_open = account is not None and not account.closed
+        if plan_sha256 not in self._data and not is_open:
+            self._limits.check(in_force(self._folder), "close", self._day())
         self.audit.append("plan_closed", self.known, plan_sha256=plan_sha256)
         self._data.pop(plan_sha256, None)
         self._rows.pop(plan_sha256, None)
         self._opt_outs.pop(plan_sha256, None)
         FileRoundMemory(self._folder.round(plan_sha256)).clear()
-        account = self._ledger().book.accounts.get(plan_sha256)
         if account is None:
             return  # it never ran here: nothing ends, and nothing is kept
         if not account.closed:  # it began in another life of this node
@@ -238,22 +267,21 @@ class SiteGate:
         self.audit.append("node_stopped", self.known)
 
     def refused_code(self, bundle: bytes, code: str) -> None:
-        """Write down that a run was refused for what it brought."""
-        self.audit.append(
-            "bundle_refused",
-            self.known,
-            code=code,
-            bundle_sha256=hashlib.sha256(bundle).hexdigest(),
-        )
+        """Write down that a run was refused for what it brought; so many times a day."""
+        if self._limits.is_written("bundle_refused", self._day(), _MOST_REFUSALS):
+            found = hashlib.sha256(bundle).hexdigest()
+            self.audit.append("bundle_refused", self.known, code=code, bundle_sha256=found)
 
     def _counted(self, event: str, **facts: str | int) -> Policy:
-        """Write a request down, then hold it against the day's number and the hours."""
+        """Hold a request against the day's number, write it down, then look at the hours."""
         policy = self.policy()
-        now = self._now()
-        before = self.audit.requests_on(now.astimezone(dt.UTC).date())
+        self._limits.check(policy, "request", self._day())
         self.audit.append(event, policy.sha256, **facts)
-        check_request(policy, now=now.astimezone(), made_today=before)
+        check_hours(policy, now=self._now().astimezone())
         return policy
+
+    def _day(self) -> dt.date:
+        return self._now().astimezone(dt.UTC).date()
 
     def _extract(self, policy: Policy) -> SiteData:
         """Return the extract as it lies there now; its table is hashed where a file changed."""
@@ -282,8 +310,9 @@ class SiteGate:
                 hint="Put the newest file back; without it no sum leaves without noise.",
             )
 
-    def _keep(self, plan: Plan) -> None:
-        """Keep what came in, for people to look at; also what is then refused."""
+    def _keep(self, plan: Plan, approvals: Approvals) -> None:
+        """Keep what came in, for people to look at."""
         path = private_folder(self._folder.plans) / f"{plan.sha256}.json"
         if not path.exists():
             write_new(path, bytes(plan.to_json(), "utf-8"))
+        approvals.submit(plan, self._submitter)

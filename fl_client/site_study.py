@@ -21,7 +21,9 @@ from .gate import Gate
 from .governance.site_rules import classes_of
 from .round_memory import Remembered, RoundMemory
 
-__all__ = ["SecAggRequest", "SiteStudy"]
+__all__ = ["PHASES", "SecAggRequest", "SiteStudy"]
+
+PHASES = ("advertise", "share", "acknowledge", "commit", "unmask")  # without a vector, in order
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

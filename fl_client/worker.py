@@ -18,7 +18,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol, TextIO
 
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
@@ -31,7 +31,10 @@ from .gate import NO_POLICY
 from .node import Node
 from .site_folder import SiteFolder
 
-__all__ = ["Worker", "app", "main"]
+if TYPE_CHECKING:
+    from .site import Site
+
+__all__ = ["Worker", "app", "main", "set_up_logging", "teller_of"]
 
 _log = logging.getLogger(f"fedcohort.{Path(__file__).stem}")  # run by `-m`, it is `__main__`
 _QUICK_S = 0.1  # pause between looks soon after a task
@@ -142,6 +145,21 @@ def _nobody(context: Context) -> Node:
 app: ClientApp = client_app(_nobody)
 
 
+def set_up_logging(stream: TextIO) -> None:
+    """Write our log to a stream: the supervisor keeps it as the worker's log file.
+
+    Never below INFO: what is debugged may hold a library's text, which may quote a patient's cell.
+    """
+    logging.basicConfig(stream=stream, level=logging.WARNING)
+    logging.getLogger("flwr").propagate = False
+    logging.getLogger("fedcohort").setLevel(logging.INFO)
+
+
+def teller_of(site: Site) -> Teller:
+    """Return what a hospital's node says of itself: it holds what data decided by whole seconds."""
+    return Teller(hello=site.hello, policy=lambda: site.gate.known, hold_s=_HOLD_S)
+
+
 def main(arguments: Sequence[str]) -> int:
     """Run the worker of a site's folder.
 
@@ -152,9 +170,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--site-folder", type=Path, required=True)
     parser.add_argument("--runtime-address", required=True)
     asked = parser.parse_args(arguments)
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
-    logging.getLogger("flwr").propagate = False
-    logging.getLogger("fedcohort").setLevel(logging.INFO)
+    set_up_logging(sys.stderr)
     stop = threading.Event()
 
     def asked_to_stop(number: int, frame: FrameType | None) -> None:
@@ -172,7 +188,7 @@ def main(arguments: Sequence[str]) -> int:
     except FedCohortError as error:
         _log.error("refused: %s (%s) %s", error, error.code, error.hint)
         return error.exit_code
-    teller = Teller(hello=site.hello, policy=lambda: site.gate.known, hold_s=_HOLD_S)
+    teller = teller_of(site)
     run = client_app(lambda context: site.node, teller)
     _log.info("the site %s is ready", site.name)
     # What prices noise takes most of a second to load: while nobody waits.

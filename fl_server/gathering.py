@@ -24,7 +24,8 @@ __all__ = ["Pause", "Waiting", "gather_approvals", "greet", "wait_until_online"]
 Pause = Callable[[float], None]
 _LOOK_S = 0.3
 _HELLO_S = 30.0
-_ASK_S = (2.0, 30.0)  # between questions whether people have decided: at first, and at most
+_ASK_S = (2.0, 120.0)  # between questions whether people have decided: at first, and at most
+_TOO_OFTEN = "policy_requests"  # a site that was greeted enough for today; it is asked again later
 _NO = {"refused": "plan_refused_here", "revoked": "approval_revoked"}  # final
 _READY = frozenset({"approved", "running", "finished"})
 
@@ -191,7 +192,8 @@ class _People:
     def _asked(self) -> set[str]:
         """Ask where each stands; return those that still wait."""
         pending = set(self.undecided)
-        for site, answer in sorted(_hello(self._sites, sorted(self.undecided)).items()):
+        said = _hello(self._sites, sorted(self.undecided), waits=True)
+        for site, answer in sorted(said.items()):
             where = str(answer.get("plan", "approved"))
             if where in _NO:
                 raise PolicyError(
@@ -222,13 +224,17 @@ class _People:
         return pending
 
 
-def _hello(sites: Sites, names: Collection[str]) -> dict[str, ConfigRecord]:
-    """Return what each of these sites says of itself; the silent ones are left out."""
+def _hello(sites: Sites, names: Collection[str], *, waits: bool = False) -> dict[str, ConfigRecord]:
+    """Return what each of these sites says of itself; the silent ones are left out.
+
+    Who waits for people leaves out those as well that were greeted too often today.
+    """
     content = RecordDict({"hello": ConfigRecord({"plan_sha256": sites.plan.sha256})})
     nodes = {site: sites.nodes[site] for site in names}
     wait_s = min(_HELLO_S, sites.patience.timeout_s)
     answers = exchange(sites.grid, nodes, "query.hello", content, group="hello", timeout_s=wait_s)
-    raise_refusal(answers.refused)
+    refused = answers.refused
+    raise_refusal({s: no for s, no in refused.items() if not waits or no.code != _TOO_OFTEN})
     return {
         site: reply.config_records.get("answer", ConfigRecord())
         for site, reply in answers.replies.items()

@@ -3,9 +3,10 @@
 The noise is discrete and summed over sites, so the bound that holds is zCDP / Renyi DP, named
 `rdp`: a privacy loss distribution would be 8 to 15 % tighter and has no proof for sums of
 discrete Gaussians. Only the baseline that adds local noise to Poisson samples is stated by its
-privacy loss distribution (`pld`, see `privacy.pld`). Noise is always calibrated in the currency
-of the hospital's ledger, Renyi DP at one fixed order (`privacy.budget`), so that a plan at
-(3, 1e-4) fits a budget of (3, 1e-4).
+privacy loss distribution (`pld`, see `privacy.pld` and `privacy.discreteness`); its Renyi DP is
+taken at integer orders, where discrete noise on samples costs what continuous noise does. Noise
+is always calibrated in the currency of the hospital's ledger, Renyi DP at one fixed order
+(`privacy.budget`), so that a plan at (3, 1e-4) fits a budget of (3, 1e-4).
 
 Source: Bun & Steinke 2016 (zCDP); Canonne, Kamath, Steinke 2020, Prop. 12 (RDP to epsilon).
 """
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
 __all__ = ["BOUND", "calibrate", "epsilon_of", "epsilon_of_event", "for_sites"]
 
 BOUND = "rdp"
-# Tenths serve large epsilons; for samples they are slow, and do not always converge.
+# Tenths serve large epsilons. Not for samples: they are slow, do not always converge, and only
+# at integer orders is the price of discrete noise that of continuous noise.
 _TENTHS = [1 + x / 10 for x in range(1, 100) if x % 10]
 
 

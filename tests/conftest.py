@@ -59,6 +59,31 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(marker)
 
 
+@pytest.fixture(scope="session")
+def calls_in() -> Callable[[Callable[[], object]], int]:
+    """Count the calls that an act makes: a measure of its work that no other process changes.
+
+    One long call of C counts as one: what is handed to it is for the test to bound.
+    """
+
+    def count(act: Callable[[], object]) -> int:
+        calls = 0
+
+        def seen(frame: object, event: str, argument: object) -> None:
+            nonlocal calls
+            calls += event in ("call", "c_call")
+
+        before = sys.getprofile()
+        sys.setprofile(seen)
+        try:
+            act()
+        finally:
+            sys.setprofile(before)
+        return calls
+
+    return count
+
+
 class MadeLedger:
     """A ledger's chain, made in memory by its own rules; its clock moves a second an entry."""
 

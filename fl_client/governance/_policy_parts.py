@@ -61,7 +61,8 @@ class Limits:
 
     Attributes:
         max_rounds: Most sums of a plan.
-        max_requests_per_day: Most proposals and rounds of a day, refused ones too.
+        max_requests_per_day: N: most proposals and rounds of a day, refused ones too; what it
+            means for other messages, `day_limits` says.
         hours: `HH:MM-HH:MM`, the site's own clock, or `always`.
     """
 

@@ -92,6 +92,13 @@ class Approvals:
         """Write down what the node did with a plan; again changes nothing."""
         self._note(plan.sha256, noted)
 
+    def stray(self) -> int:
+        """Return how many plans came in that the policy refused and nobody has decided about."""
+        said: dict[str, set[str]] = {}
+        for body in (line.body for line in self._file.lines()):
+            said.setdefault(str(body.get("plan_sha256")), set()).add(str(body.get("said")))
+        return sum(words == {"submitted"} for words in said.values())
+
     def approve(
         self,
         plan: Plan,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ EVENTS = (
     "plan_proposed",
     "round_asked",
     "round_released",
+    "phase_asked",
     "message_refused",
     "plan_closed",
     "bundle_refused",
@@ -38,7 +39,7 @@ EVENTS = (
     "extract_checked",
     "dry_run",
 )
-REQUESTS = ("plan_proposed", "round_asked")  # what `limits.max_requests_per_day` counts
+REQUESTS = ("plan_proposed", "round_asked")  # what makes a site work, see `day_limits`
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _CODE = re.compile(r"[a-z][a-z0-9_]{0,47}")
 _PERSON = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -105,11 +106,12 @@ class AuditLog:
         """
         return tuple(_entry(line) for line in self._file.lines())
 
-    def requests_on(self, day: dt.date) -> int:
-        """Return how many requests were written down on a day (UTC), for `check_request`."""
+    def events_on(self, day: dt.date, events: Collection[str] = REQUESTS) -> int:
+        """Return how many of these events were written down on a day (UTC)."""
         # All of them: an entry by a clock that was behind must not hide those before it.
+        date = day.isoformat()
         return sum(
-            line.body.get("event") in REQUESTS and line.time.startswith(day.isoformat())
+            line.body.get("event") in events and line.time.startswith(date)
             for line in self._file.lines()
         )
 

@@ -22,8 +22,8 @@ from .policy import Policy
 
 __all__ = [
     "MAX_PLAN_BYTES",
+    "check_hours",
     "check_plan",
-    "check_request",
     "check_texts",
     "read_plan",
     "study_epsilon",
@@ -89,24 +89,17 @@ def check_plan(
         )
 
 
-def check_request(policy: Policy, *, now: dt.datetime, made_today: int) -> None:
-    """Refuse a message outside the hours, or beyond the number of a day.
+def check_hours(policy: Policy, *, now: dt.datetime) -> None:
+    """Refuse a proposal or a round outside the hours.
 
     Args:
         policy: The site's, in force.
         now: By the site's clock, in its own time zone.
-        made_today: Proposals and rounds answered or refused since midnight.
 
     Raises:
-        PolicyError: `policy_requests` or `policy_hours`.
+        PolicyError: `policy_hours`.
     """
     limits = policy.limits
-    if made_today >= limits.max_requests_per_day:
-        raise PolicyError(
-            "policy_requests",
-            f"the site answers {limits.max_requests_per_day} requests a day",
-            hint="Wait until tomorrow; refused requests count too.",
-        )
     found = HOURS.fullmatch(limits.hours)
     if found is None:
         return

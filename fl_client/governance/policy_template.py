@@ -76,7 +76,7 @@ privacy:
 
 limits:
   max_rounds: 200
-  max_requests_per_day: 200      # proposals and rounds, refused ones too
+  max_requests_per_day: 200      # of each kind, refused ones too
   hours: always                  # or "20:00-06:00", by this machine's clock
 """
 

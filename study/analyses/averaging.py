@@ -7,10 +7,9 @@ own full noise, weights are averaged equally. Locally trained weights have no pe
 so that noise in the sum cannot protect them; the noise has to be inside each step, and every
 step is paid for. The count of round 0 is a sample's too, so that one mechanism is all there is.
 
-Sampled steps are priced as steps with a continuous Gaussian. The noise is discrete, of sigma grid
-units: within 12 sigma its probabilities are those of the rounded Gaussian up to a factor
-1 +- 6 / sigma^2, so that epsilon grows by at most 12 d T / sigma^2 over T steps of length d: with
-z = 1, which is 2^13 units and more, by less than 4e-4 for d = 20 and T = 100.
+The noise is discrete. In Renyi DP at integer orders, which ledgers add up, sampled steps cost what
+steps with a continuous Gaussian cost, exactly. The epsilon that is stated by privacy loss
+distribution holds the difference as a term of its own (`privacy.discreteness`).
 
 Source: McMahan et al. 2017 (FedAvg); Liu, Hu, Wu, Smith 2022 (silo-specific sample-level DP);
 Abadi et al. 2016 (DP-SGD).

@@ -6,7 +6,6 @@ import copy
 import dataclasses
 import shutil
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +85,6 @@ class Line:
         self.coordinator = coordinator
         self.site = site
         self.replies: list[Message] = []
-        self.took: list[float] = []
         teller = Teller(hello=site.hello, policy=lambda: site.gate.known, hold_s=hold_s)
 
         def admit(task: TaskInput) -> None:
@@ -107,9 +105,7 @@ class Line:
             context=Context(1, 7, {}, RecordDict(), settings),
             bundle=bundle_bytes(),
         )
-        began = time.monotonic()
         reply = stamped(self.worker.answer_to(asked))
-        self.took.append(time.monotonic() - began)
         self.replies.append(over_the_wire(reply))
         said = reply.content.config_records.get("refused")
         return "" if said is None else str(said["code"]).strip()

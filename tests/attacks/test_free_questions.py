@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedcohort.fl_client.door import NoDisclosureRules, SiteTerms, prepare
+from fedcohort.fl_client.door import NoDisclosureRules, SiteTerms, pay, prepare
 from fedcohort.fl_client.gate import PlanGate
 from fedcohort.fl_client.node import Node
 from fedcohort.privacy.accounting import calibrate
@@ -144,7 +144,8 @@ def test_a_sum_that_left_its_range_is_held_and_not_refused(value: float) -> None
         total=np.full(terms.size, value), patients=30, sensitivity=None, local=local
     )
     site = SiteTerms(ledger=ledger, disclosure=NoDisclosureRules())
-    vector = prepare(sum_, terms, plan, site, paid="paid before").vector
+    paid = pay(analysis, terms, plan, site)
+    vector = prepare(sum_, terms, plan, site, paid=paid).vector
     assert set(vector) == {np.nan_to_num(np.sign(value)) * terms.encoding.limit}
 
 

@@ -2,7 +2,7 @@
 
 A coordinator sends plans that are more than they seem, or huge; an insider edits the policy, signs
 for two, or puts an old file back; a file that is read is a bomb. Each attack works on a weak
-variant, shown beside it, and is refused here by its code, in less than 100 ms.
+variant, shown beside it, and is refused here by its code, before much work is done on it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import dataclasses
 import datetime as dt
 import json
 import os
-import time
 import unicodedata
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fedcohort.fl_client.governance.approvals import Approvals
 from fedcohort.fl_client.governance.audit_log import AuditLog
-from fedcohort.fl_client.governance.plan_check import check_plan, read_plan
+from fedcohort.fl_client.governance.plan_check import MAX_PLAN_BYTES, check_plan, read_plan
 from fedcohort.fl_client.governance.policy import Policy
 from fedcohort.fl_client.governance.policy_template import policy_template
 from fedcohort.fl_client.governance.signatures import (
@@ -36,6 +35,7 @@ from fedcohort.privacy.accounting import calibrate
 from fedcohort.privacy.errors import PolicyError
 from fedcohort.study.plan import Plan, PrivacyTerms
 
+Count = Callable[[Callable[[], object]], int]
 TODAY = dt.date(2026, 11, 22)
 KEYS = {
     name: Ed25519PrivateKey.from_private_bytes(bytes([number]) * 32)
@@ -101,11 +101,9 @@ def _nothing_runs() -> Iterator[None]:
 
 
 def refused(act: Callable[[], object]) -> str:
-    """Return the code of a refusal that took less than 100 ms of this process."""
-    started = time.process_time()
+    """Return the code of a refusal."""
     with pytest.raises(PolicyError) as error:
         act()
-    assert time.process_time() - started < 0.1
     assert str(error.value).isprintable()
     return error.value.code
 
@@ -154,9 +152,11 @@ def test_the_plan_passes_as_it_is() -> None:  # or the refusals below prove noth
     ],
 )  # fmt: skip
 def test_a_plan_that_is_more_than_it_should_be_is_refused(
-    changes: dict[str, Any], code: str
+    changes: dict[str, Any], code: str, calls_in: Count
 ) -> None:
-    assert refused(lambda: answer(sent(**changes))) == code
+    text = sent(**changes)
+    assert refused(lambda: answer(text)) == code
+    assert calls_in(lambda: refused(lambda: answer(text))) < 20_000  # 2,000 as measured
 
 
 @pytest.mark.parametrize(
@@ -172,8 +172,20 @@ def test_a_plan_that_is_more_than_it_should_be_is_refused(
         "\ud800",
     ],
 )
-def test_a_giant_or_broken_plan_is_refused_before_it_is_understood(text: str) -> None:
+def test_a_giant_or_broken_plan_is_refused_before_it_is_understood(
+    text: str, calls_in: Count, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsed: list[int] = []
+    loads = json.loads
+
+    def watched(given: str, *more: Any, **named: Any) -> Any:
+        parsed.append(len(given))
+        return loads(given, *more, **named)
+
+    monkeypatch.setattr(json, "loads", watched)
     assert refused(lambda: answer(text)) in {"plan_too_large", "plan_unreadable"}
+    assert max(parsed, default=0) <= MAX_PLAN_BYTES
+    assert calls_in(lambda: refused(lambda: answer(text))) < 1_000  # 60 as measured
 
 
 ALIKE = {
@@ -239,10 +251,13 @@ BOMBS = {
 
 
 @pytest.mark.parametrize("name", BOMBS)
-def test_a_policy_file_that_is_a_bomb_is_refused_at_once(name: str, tmp_path: Path) -> None:
+def test_a_policy_file_that_is_a_bomb_is_refused_at_once(
+    name: str, tmp_path: Path, calls_in: Count
+) -> None:
     path = tmp_path / "policy.yaml"
     path.write_text(BOMBS[name])
     assert refused(lambda: Policy.read(path)).startswith("yaml_")
+    assert calls_in(lambda: refused(lambda: Policy.read(path))) < 300_000  # 30,000 as measured
 
 
 def test_the_bombs_are_bombs() -> None:  # the positive control

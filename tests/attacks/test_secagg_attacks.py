@@ -773,6 +773,25 @@ def test_a12_a_second_unmasking_is_refused() -> None:
     )
 
 
+@pytest.mark.parametrize(("attempt", "code"), [(4, "r0_15_attempt"), (5, "r0_15_attempt"), (6, "")])
+def test_a12_an_attempt_that_was_answered_is_not_answered_under_another_key(
+    attempt: int, code: str
+) -> None:
+    """Rule 15 alone: the key is fresh and the sum is not open, so that no other check speaks."""
+    fed = federation(4, rounds=3)
+    fed.set_up()
+    fed.report(vectors(4), attempt=5)
+    again = fed.signed_plan(key=1, attempt=attempt)
+
+    def ask() -> None:
+        fed.sites[VICTIM].open_round(again, fed.expected(4))
+
+    if code:
+        assert refusal(ask) == code
+    else:
+        ask()
+
+
 # ---- A10: a late report ----------------------------------------------------------------
 
 SELF_MASK = (

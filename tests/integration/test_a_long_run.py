@@ -165,7 +165,7 @@ class Federation(InProcessGrid):
         code = self.before(action, site)
         self.passed.append((action, site))
         self.contents.append((action, site, message.content))
-        if action == HELLO:
+        if action == HELLO and code is None:
             said: dict[str, Any] = {"site": site, "roster": self.plan.roster}
             if site not in self.dumb:
                 said |= {"policy": "0" * 64, "plan": self.people[site]}
@@ -306,12 +306,54 @@ def test_it_asks_ever_less_often(make: Make) -> None:
 
     def pause(seconds: float) -> None:
         pauses.append(seconds)
-        if len(pauses) == 10:
+        if len(pauses) == 13:
             federation.people["b"] = "approved"
 
     assert federation.coordinate(pause=pause) == ""
     assert pauses[:3] == [2.0, 3.0, 4.5]
-    assert pauses[9] == 30.0
+    assert pauses[11:13] == [120.0, 120.0]
+
+
+def test_a_site_that_was_greeted_too_often_today_is_asked_again_tomorrow(make: Make) -> None:
+    federation = make("plain")
+    federation.people["b"] = "submitted"
+    asked: list[str] = []
+
+    def before(action: str, site: str) -> str | None:
+        if (action, site) != (HELLO, "b"):
+            return None
+        asked.append(federation.people["b"])
+        if len(asked) == 6:
+            federation.people["b"] = "approved"
+        return "policy_requests" if 3 <= len(asked) <= 5 else None
+
+    federation.before = before
+    assert federation.coordinate() == ""
+    assert len(asked) >= 6
+    refusing = make("plain")  # before the run there is nothing to wait for
+    refusing.before = lambda action, site: (
+        "policy_requests" if (action, site) == (HELLO, "b") else None
+    )
+    assert refusing.coordinate() == "policy_requests"
+
+
+def test_no_sum_is_opened_before_it_is_written_down_that_it_is(make: Make) -> None:
+    """Whoever takes the run up must know that shares of this sum may have been handed over."""
+    federation = make()
+    written: list[int] = []
+
+    def before(action: str, site: str) -> None:
+        path = federation.setup.runs / "7" / "opening.json"
+        rounds = json.loads(path.read_bytes())["rounds"] if path.exists() else -1
+        if action == UNMASK:
+            written.append(rounds)
+            assert rounds == len(federation.told("round"))
+        elif action in (REPORT, "query.commit"):
+            assert rounds < len(federation.told("round"))
+
+    federation.before = before
+    assert federation.coordinate() == ""
+    assert sorted(set(written)) == [0, 1, 2]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable
 
 import numpy as np
@@ -13,6 +14,7 @@ from fedcohort.experiments.simulation import federate as federate_module
 from fedcohort.experiments.simulation import flower_compat, local_grid
 from fedcohort.experiments.simulation.federate import federate
 from fedcohort.experiments.simulation.local_grid import Fault, InProcessGrid
+from fedcohort.fl_client.governance.day_limits import TIMES
 from fedcohort.fl_client.node import Node
 from fedcohort.fl_server.coordinator import Outcome
 from fedcohort.fl_server.rounds import Patience
@@ -302,3 +304,25 @@ def test_a_site_without_a_session_refuses_a_plan_that_masks(
     monkeypatch.setattr(federate_module, "ceremony", one_without)
     with pytest.raises(Exception, match="no_session"):
         federate(plan_of(), cohorts, patience=QUICK)
+
+
+def test_an_honest_study_of_nine_sums_fits_the_days_number_of_messages(
+    cohorts: list[Cohort],
+) -> None:
+    """`docs/reference/policy.md` states these numbers, and `limits` is sized by them."""
+    terms = dataclasses.replace(noisy(), releases=9, noise_multiplier=calibrate(3.0, 1e-4, 9))
+    plan = plan_of(privacy=terms)
+    plan = dataclasses.replace(plan, parameters={**plan.parameters, "steps": 8})
+    asked: dict[int, Counter[str]] = {}
+
+    def count(message: Message) -> None:
+        found = asked.setdefault(message.metadata.dst_node_id, Counter())
+        found[message.metadata.message_type] += 1
+
+    federate(plan, cohorts, faults=count)
+    phases = {"query.advertise": 1, "query.share": 1, "query.acknowledge": 1}
+    phases |= {"query.commit": 9, "query.unmask": 9}
+    wanted = Counter({"query.propose": 1, "train.report": 9, "query.close": 1} | phases)
+    assert list(asked.values()) == [wanted] * 5
+    requests = wanted["query.propose"] + wanted["train.report"]
+    assert sum(phases.values()) <= TIMES["phase"] * requests

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import json
 import stat
@@ -14,15 +15,18 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedcohort.fl_client.governance.approvals import Approval, Approvals
+from fedcohort.fl_client.governance._chained import ChainedFile
+from fedcohort.fl_client.governance.approvals import APPROVALS_FORMAT, Approval, Approvals
 from fedcohort.fl_client.governance.audit_log import AuditLog
 from fedcohort.fl_client.governance.policy import Policy
+from fedcohort.fl_client.governance.signatures import sign, verifies
 from fedcohort.privacy.errors import PolicyError
 from fedcohort.study.plan import Plan
 
 MakePlan = Callable[..., Plan]
 DATA, OTHER_DATA = "aa" * 32, "bb" * 32
 BOTH = ("zhang.w", "li.m")
+TERMS = ("said", "plan_sha256", "fingerprint", "policy_sha256", "since", "until")
 
 
 def code_of(act: Callable[[], object]) -> str:
@@ -97,6 +101,38 @@ def test_two_people_of_one_role_are_not_two(
     key = hospital.keys["zhang.w"]
     approvals.approve(plan, DATA, "zhang.w", key, today=hospital.today)
     assert code_of(lambda: approvals.approved(plan, DATA, hospital.today)) == "one_person"
+
+
+@pytest.mark.parametrize("role", ["security_officer", "data_owner"])
+def test_one_approver_cannot_fill_two_roles(desk: Desk, role: str) -> None:
+    """Who holds one of the two keys signs in the other role too, and adds the line by hand."""
+    me = next(one for one in desk.hospital.policy.approvers if one.role != role)
+    desk.approve(me.name)
+    file = ChainedFile(desk.folder / "approvals.jsonl", format=APPROVALS_FORMAT)
+    said = {key: file.lines()[-1].body[key] for key in TERMS}
+    both = dataclasses.replace(me, role=role)
+    made = sign("plan", said, both, desk.hospital.keys[me.name])
+    entry = {**said, "by": me.name, "role": role, "key": made.key, "sig": made.signature}
+    assert verifies("plan", said, made)  # the signature is good: the positive control
+    file.append(lambda lines: entry)
+    assert desk.refused() == "one_person"
+    assert desk.state() == "one_approval"
+
+
+def test_nor_may_the_key_of_one_stand_under_the_name_of_the_other(desk: Desk) -> None:
+    desk.approve("zhang.w")
+    file = ChainedFile(desk.folder / "approvals.jsonl", format=APPROVALS_FORMAT)
+    said = {key: file.lines()[-1].body[key] for key in TERMS}
+    mine = desk.hospital.policy.person("zhang.w")
+    made = sign(
+        "plan",
+        said,
+        dataclasses.replace(mine, name="li.m", role="security_officer"),
+        desk.hospital.keys["zhang.w"],
+    )
+    entry = {**said, "by": "li.m", "role": made.role, "key": made.key, "sig": made.signature}
+    file.append(lambda lines: entry)
+    assert desk.refused() == "one_person"
 
 
 def test_another_plan_is_not_the_approved_one(desk: Desk, plan_of: MakePlan) -> None:

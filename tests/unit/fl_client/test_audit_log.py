@@ -207,7 +207,7 @@ def test_requests_are_counted_by_the_day(tmp_path: Path) -> None:
     log = log_of(tmp_path, 9)  # every six hours from 08:00
     log.append("plan_approved", POLICY)
     days = [START.date() + dt.timedelta(days=number) for number in range(4)]
-    assert [log.requests_on(day) for day in days] == [3, 4, 2, 0]
+    assert [log.events_on(day) for day in days] == [3, 4, 2, 0]
 
 
 TEXTS = st.text(max_size=40)
@@ -245,5 +245,5 @@ def test_an_entry_by_a_clock_that_was_behind_hides_no_request(tmp_path: Path) ->
         log.append("round_asked", POLICY, plan_sha256=PLAN, round=number)
     now[0] = START - dt.timedelta(days=1)
     log.append("node_started", POLICY)
-    assert log.requests_on(START.date()) == 3
-    assert log.requests_on(now[0].date()) == 0
+    assert log.events_on(START.date()) == 3
+    assert log.events_on(now[0].date()) == 0

@@ -19,8 +19,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedcohort.fl_client.governance.plan_check import (
+    check_hours,
     check_plan,
-    check_request,
     read_plan,
     study_epsilon,
 )
@@ -448,14 +448,7 @@ def test_a_site_answers_in_its_hours(hospital: Any, hours: str, clock: str, open
     policy = hospital.under(("hours: always", f"hours: {hours}"))
     now = dt.datetime.fromisoformat(f"2026-11-22T{clock}:00+08:00")
     if open_:
-        check_request(policy, now=now, made_today=0)
+        check_hours(policy, now=now)
     else:
-        error = refusal(lambda: check_request(policy, now=now, made_today=0))
+        error = refusal(lambda: check_hours(policy, now=now))
         assert error.code == "policy_hours"
-
-
-def test_a_site_answers_so_many_requests_a_day(hospital: Any) -> None:
-    now = dt.datetime(2026, 11, 22, 12, tzinfo=dt.UTC)
-    check_request(hospital.policy, now=now, made_today=49)
-    error = refusal(lambda: check_request(hospital.policy, now=now, made_today=50))
-    assert error.code == "policy_requests"

@@ -103,6 +103,56 @@ def begun(setup: CoordinatorSetup, number: int) -> RunFolder:
     return run
 
 
+def run_at(setup: CoordinatorSetup, *, rounds: int, opening: int | None) -> RunFolder:
+    """A run that had opened so many sums; `opening`: how many when it last asked to open one."""
+    run = begun(setup, 5)
+    state = State(round=rounds, arrays={"theta": np.zeros(3)})
+    kept = Checkpoint(plan_sha256=PLAN.sha256, attempt="00" * 16, state=state, rounds=rounds)
+    write_checkpoint(run.folder, kept)
+    if opening is not None:
+        replace_file(run.folder / "opening.json", b'{"rounds": %d}' % opening)
+    return run
+
+
+@pytest.mark.parametrize(
+    ("rounds", "opening", "lost"),
+    [(0, 0, True), (3, 3, True), (3, 2, False), (3, None, False), (0, None, False)],
+)
+def test_a_sum_whose_shares_were_asked_for_and_that_is_not_there_is_never_asked_again(
+    setup: CoordinatorSetup, rounds: int, opening: int | None, lost: bool
+) -> None:
+    run = run_at(setup, rounds=rounds, opening=opening)
+    if lost:
+        with pytest.raises(FedCohortError) as refused:
+            deployed._taken_up(run, PLAN)
+        assert refused.value.code == "sum_lost"
+        return
+    start = deployed._taken_up(run, PLAN)
+    assert (start.rounds, start.life, start.attempt) == (rounds, 1, "00" * 16)
+
+
+def test_a_run_that_has_its_result_is_not_lost_by_its_last_sum(setup: CoordinatorSetup) -> None:
+    run = run_at(setup, rounds=3, opening=2)
+    done = read_checkpoint(run.folder)
+    assert done is not None
+    result = Result(arrays={"theta": np.ones(3)}, rounds=3)
+    write_checkpoint(run.folder, replace(done, state=None, result=result))
+    replace_file(run.folder / "opening.json", b'{"rounds": 3}')
+    assert deployed._taken_up(run, PLAN).result is not None
+
+
+def test_every_life_of_a_run_is_written_down_before_it_asks_anybody(
+    setup: CoordinatorSetup,
+) -> None:
+    """Sites answer the attempts at a sum in ascending order: a life that is forgotten repeats."""
+    run = run_at(setup, rounds=1, opening=None)
+    for life in (1, 2):
+        assert deployed._taken_up(run, PLAN).life == life
+        kept = read_checkpoint(run.folder)
+        assert kept is not None
+        assert kept.life == life
+
+
 def test_a_run_that_was_cut_off_is_started_again_for_its_own_folder(
     setup: CoordinatorSetup,
 ) -> None:

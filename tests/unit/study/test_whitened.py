@@ -71,6 +71,23 @@ def test_the_first_sum_is_the_gram_matrix_of_the_shortened_rows(people: Make) ->
     assert marks.sum() / analysis.clip == pytest.approx(200)  # with the outcome, and without
 
 
+@pytest.mark.parametrize("kind", METHODS)
+@pytest.mark.parametrize("length", [1.0, 1.001, 50.0, np.inf, np.nan])
+def test_marks_that_are_longer_than_a_model_may_make_them_are_bounded(
+    kind: type[GramDescent], length: float, risk: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model states marks of norm 1; the sum's sensitivity does not rest on its word."""
+    monkeypatch.setattr(
+        Logistic, "marks", lambda self, cohort: np.tile([length, 0.0], (cohort.rows, 1))
+    )
+    analysis, everyone = method(kind, LOGISTIC, clip=0.7), risk()
+    whole = analysis.contribution(everyone, analysis.initial()).total
+    for left_out in range(0, everyone.rows, 37):
+        rest = everyone.take(np.arange(everyone.rows) != left_out)
+        moved = whole - analysis.contribution(rest, analysis.initial()).total
+        assert np.linalg.norm(moved) <= 0.7 * (1 + 1e-9)
+
+
 def test_it_tells_how_many_have_the_outcome(risk: Make, survival: Make) -> None:
     cohort = risk()
     assert cohort.label is not None
