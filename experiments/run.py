@@ -80,7 +80,7 @@ def run(settings: Settings, *, command: str, console: Console) -> dict[str, Any]
         masked=settings.secagg.mode == "masked" and settings.federates,
     )
     planner.model()
-    _refuse_rows_as_patients(settings, extract)
+    _refuse_untrue_epsilon(settings, extract)
     plans = plans_of(planner)
     if settings.dry_run:
         prices = price(plans)
@@ -109,10 +109,17 @@ def run(settings: Settings, *, command: str, console: Console) -> dict[str, Any]
     return {"out": str(out), **{path.stem: str(path) for path in paths.values()}}
 
 
-def _refuse_rows_as_patients(settings: Settings, extract: Extract) -> None:
-    """An epsilon per patient needs to know who is one."""
-    unknown = any(warning.code == "rows_as_patients" for warning in extract.warnings)
-    if settings.privacy is not None and unknown:
+def _refuse_untrue_epsilon(settings: Settings, extract: Extract) -> None:
+    """An epsilon per patient needs to know who is one, and that each row is read on its own."""
+    noticed = {warning.code for warning in extract.warnings}
+    if settings.privacy is not None and "encoding_guessed" in noticed:
+        raise PolicyError(
+            "encoding_required",
+            "the table's encoding was guessed, so that one byte decides how all rows are read: no "
+            "epsilon would be true",
+            hint="State it: data.encoding=gb18030, or another; or save the table as UTF-8.",
+        )
+    if settings.privacy is not None and "rows_as_patients" in noticed:
         raise PolicyError(
             "patient_required",
             "no column names the patient, so no epsilon would be true for one with several rows",
@@ -223,6 +230,17 @@ def _masked_repeats(planner: Planner) -> Literal["first", "all", "none"]:
 def _warnings(settings: Settings, extract: Extract) -> tuple[Warned, ...]:
     found = [
         Warned(code=w.code, column=w.column, site=w.site, text=w.text) for w in extract.warnings
+    ]
+    most = settings.max_patients_per_site
+    found += [
+        Warned(
+            code="site_above_bound",
+            site=cohort.site,
+            text=f"{cohort.site} has more patients than secagg.max_patients_per_site={most}: sums "
+            "without noise are over so many of them, the same ones each time",
+        )
+        for cohort in extract.cohorts
+        if settings.federates and cohort.patients > most
     ]
     patients = sum(cohort.patients for cohort in extract.cohorts)
     if settings.privacy is not None and settings.privacy.delta * patients >= 1:

@@ -192,7 +192,8 @@ class SiteGate:
 
     def exact(self, plan: Plan, cohort: Cohort) -> None:
         """See `Gate.exact`."""
-        self._check_remembered()
+        memory, noted = ExactCohorts(self._folder.exact_cohorts), self._sums_noted()
+        self._check_remembered(memory, noted)
         policy, data = self.policy(), self._data[plan.sha256]
         if plan.sha256 not in self._rows:
             self._rows[plan.sha256] = data.cohort(policy.allowed_columns)[1]
@@ -204,7 +205,15 @@ class SiteGate:
             columns=sorted({*data.columns, *policy.allowed_columns} & set(rows.frame.columns)),
             table=data.table_sha256 if each else "",
         )
-        ExactCohorts(self._folder.exact_cohorts).add(used, policy.disclosure.min_cell_count)
+        minimum = policy.disclosure.min_cell_count
+        sums = memory.add(used, minimum)
+        if sums > noted:
+            self.audit.append("exact_sum_noted", self.known, plan_sha256=plan.sha256, sums=sums)
+
+    def _sums_noted(self) -> int:
+        """Return how many exact sums the audit log says that the memory tells of."""
+        told = (e.facts for e in self.audit.entries() if e.event == "exact_sum_noted")
+        return max((int(facts["sums"]) for facts in told), default=0)
 
     def released(self, plan: Plan, round_: int, size: int) -> None:
         """See `Gate.released`."""
@@ -301,12 +310,14 @@ class SiteGate:
             declared=jurisdiction,
         )
 
-    def _check_remembered(self) -> None:
+    def _check_remembered(self, memory: ExactCohorts, noted: int) -> None:
         """Refuse where whom exact sums were over is lost: it is kept before they are paid for."""
-        if self._ledger().book.unnoised and not self._folder.exact_cohorts.exists():
+        path = self._folder.exact_cohorts
+        gone = self._ledger().book.unnoised and not path.exists()
+        if gone or memory.sums < noted:
             raise PolicyError(
                 "exact_cohorts_unreadable",
-                f"{self._folder.exact_cohorts.name} is gone, and the ledger tells of exact sums",
+                f"{path.name} is gone or of an earlier day, and other files tell of exact sums",
                 hint="Put the newest file back; without it no sum leaves without noise.",
             )
 

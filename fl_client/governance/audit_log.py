@@ -37,6 +37,7 @@ EVENTS = (
     "bundle_refused",
     "opt_out_changed",
     "extract_checked",
+    "exact_sum_noted",
     "dry_run",
 )
 REQUESTS = ("plan_proposed", "round_asked")  # what makes a site work, see `day_limits`
@@ -50,7 +51,7 @@ _PATTERNS = {
     "code": _CODE,
     "person": _PERSON,
 }
-_SIZES = ("round", "messages", "bytes")
+_SIZES = ("round", "messages", "bytes", "sums")
 _MOST = 2**53
 
 
@@ -85,7 +86,7 @@ class AuditLog:
             event: One of `EVENTS`.
             policy_sha256: The policy in force; 64 zeros where none is.
             facts: `plan_sha256`, `fingerprint`, `bundle_sha256`, `code`, `person`, `round`,
-                `messages`, `bytes`.
+                `messages`, `bytes`, `sums`.
 
         Returns:
             The log's new head.

@@ -100,12 +100,24 @@ class ExactCohorts:
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def add(self, records: Records, minimum: int) -> None:
+    @property
+    def sums(self) -> int:
+        """How many different sums the file tells of.
+
+        Raises:
+            PolicyError: `exact_cohorts_unreadable`.
+        """
+        return len(self._read()[1])
+
+    def add(self, records: Records, minimum: int) -> int:
         """Note that an exact sum is about to be over these records, or refuse it.
 
         Args:
             records: Whom it is over, each once.
             minimum: Fewest patients by which two such sums may differ, unless by none.
+
+        Returns:
+            How many different sums the file tells of now.
 
         Raises:
             DisclosureError: `disclosure_difference`.
@@ -123,7 +135,9 @@ class ExactCohorts:
                     hint="Ask for a plan with noise; or for one over clearly other patients.",
                 )
         if not any(_covers(earlier, asked) for earlier in known):
-            self._write(key, [*known, asked])
+            known = [*known, asked]
+            self._write(key, known)
+        return len(known)
 
     def _write(self, key: bytes, sums: Sequence[_Sum]) -> None:
         document = {

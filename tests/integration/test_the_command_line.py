@@ -216,6 +216,44 @@ def test_an_epsilon_needs_to_know_who_is_a_patient(
     assert not (tmp_path / "run").exists()
 
 
+def test_an_epsilon_needs_an_encoding_that_somebody_stated(
+    command: Command, table: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "codebook.yaml").write_text(CODEBOOK)
+    path = next(tmp_path / o.partition("=")[2] for o in table if o.startswith("data.path="))
+    header, first, *rest = path.read_bytes().splitlines()
+    path.write_bytes(b"\n".join([header + b",note", first + b",\xd6\xd0",
+                                *(line + b",ok" for line in rest)]))  # fmt: skip
+    asked = (
+        "run", *table, "data.codebook=codebook.yaml", "arms=[dp_sum]", "repeats=1", "out=run",
+        "privacy.epsilon=1", "privacy.delta=1e-4", "secagg=plain",
+    )  # fmt: skip
+    answer = command(*asked)
+    code, _, hint = refusal(answer)
+    assert (code, answer.code) == ("encoding_required", 3)
+    assert "data.encoding" in hint
+    assert not (tmp_path / "run").exists()
+    answer = command(*asked, "data.encoding=gb18030")
+    assert answer.code == 0, answer.err
+
+
+def test_a_bound_on_patients_leaves_out_the_same_ones_each_time_and_says_so(
+    command: Command, tmp_path: Path
+) -> None:
+    """In two processes, whose keys of patients' ids differ, the numbers are the same."""
+    found = []
+    for out in ("one", "two"):
+        answer = command(
+            "run", STUDY, "repeats=1", "arms=[federated]", "secagg=plain", f"out={out}",
+            "secagg.max_patients_per_site=80",
+        )  # fmt: skip
+        assert answer.code == 0, answer.err
+        assert "site_above_bound" in answer.err
+        rows = json.loads((tmp_path / out / "results.json").read_text())["rows"]
+        found.append([row["value"] for row in rows])
+    assert found[0] == pytest.approx(found[1], rel=0, abs=1e-9, nan_ok=True)
+
+
 def test_a_delta_that_is_too_large_for_the_patients_is_warned_of(
     command: Command, table: list[str], tmp_path: Path
 ) -> None:

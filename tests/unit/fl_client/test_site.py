@@ -309,6 +309,51 @@ def test_two_exact_plans_may_not_differ_by_a_few_patients(hospital: Any, swap: s
     assert code_of(lambda: report(restarted, gone)) == "exact_cohorts_unreadable"
 
 
+def exact_sum(hospital: Any, study: str, **changes: Any) -> str:
+    """Return what a hospital that was just started says to a plan without noise; "" for a sum."""
+    site, plan = open_site(hospital.folder), exact(hospital, study=study, **changes)
+    hospital.approve(plan)
+    proposed(site, plan)
+    try:
+        report(site, plan)
+    except FedCohortError as error:
+        return error.code
+    finally:
+        site.close()
+    return ""
+
+
+def test_exact_sums_differ_by_as_many_patients_as_the_policy_says(hospital: Any) -> None:
+    smallest = in_force(hospital.folder).disclosure.min_cell_count
+    assert smallest > 3
+    assert exact_sum(hospital, "all", max_patients_per_site=303) == ""
+    fewer = 303 - (smallest - 1)
+    assert exact_sum(hospital, "few", max_patients_per_site=fewer) == "disclosure_difference"
+    assert exact_sum(hospital, "many", max_patients_per_site=303 - smallest) == ""
+
+
+def test_a_corrected_record_is_no_difference_of_two_exact_sums(hospital: Any) -> None:
+    table = hospital.folder.root / "data" / "extract.csv"
+    before = table.read_text()
+    assert exact_sum(hospital, "before") == ""
+    header, first, *others = before.splitlines()
+    cells = first.split(",")
+    cells[header.split(",").index("age")] = "77"
+    table.write_text("\n".join([header, ",".join(cells), *others]) + "\n")
+    assert exact_sum(hospital, "after") == "disclosure_difference"
+    table.write_text(before)
+    assert exact_sum(hospital, "the same again") == ""
+
+
+def test_an_older_memory_of_exact_sums_is_refused(hospital: Any) -> None:
+    memory = hospital.folder.exact_cohorts
+    assert exact_sum(hospital, "all", max_patients_per_site=303) == ""
+    older = memory.read_bytes()
+    assert exact_sum(hospital, "half", max_patients_per_site=250) == ""
+    memory.write_bytes(older)
+    assert exact_sum(hospital, "third") == "exact_cohorts_unreadable"
+
+
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_a_refusal_is_a_round_and_is_not_asked_again(hospital: Any) -> None:
     """At parameters chosen so that the sum overflows for some records, the answer is one bit."""
