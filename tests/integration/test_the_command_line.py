@@ -238,11 +238,12 @@ def test_an_epsilon_needs_an_encoding_that_somebody_stated(
 
 
 def test_a_bound_on_patients_leaves_out_the_same_ones_each_time_and_says_so(
-    command: Command, tmp_path: Path
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In two processes, whose keys of patients' ids differ, the numbers are the same."""
+    """Another process has another key of patients' ids; the numbers are the same."""
     found = []
-    for out in ("one", "two"):
+    for out, key in (("one", b"1" * 32), ("two", b"2" * 32)):
+        monkeypatch.setattr("fedcohort.datasets.patients._KEY", key)
         answer = command(
             "run", STUDY, "repeats=1", "arms=[federated]", "secagg=plain", f"out={out}",
             "secagg.max_patients_per_site=80",
