@@ -13,13 +13,12 @@ import numpy as np
 from rich.console import Console
 
 from ..datasets import Extract
-from ..privacy.errors import PolicyError
 from ..privacy.secagg.suite import INTL
 from ..study.cohort import Cohort
 from ..study.plan import Plan
 from .arms import Fit
 from .compare import Comparison, compare
-from .extracts import load
+from .extracts import check_epsilon, load
 from .full_fit import fit_all_patients, model_facts, save_fits
 from .guarantee import guarantee_of
 from .planning import Planner
@@ -80,7 +79,8 @@ def run(settings: Settings, *, command: str, console: Console) -> dict[str, Any]
         masked=settings.secagg.mode == "masked" and settings.federates,
     )
     planner.model()
-    _refuse_untrue_epsilon(settings, extract)
+    if settings.privacy is not None:
+        check_epsilon(extract)
     plans = plans_of(planner)
     if settings.dry_run:
         prices = price(plans)
@@ -107,25 +107,6 @@ def run(settings: Settings, *, command: str, console: Console) -> dict[str, Any]
     paths = {name: out / name for name in ("results.json", "comparison.svg", "report.html")}
     show(results, console=console, paths=[*paths.values()])
     return {"out": str(out), **{path.stem: str(path) for path in paths.values()}}
-
-
-def _refuse_untrue_epsilon(settings: Settings, extract: Extract) -> None:
-    """An epsilon per patient needs to know who is one, and that each row is read on its own."""
-    noticed = {warning.code for warning in extract.warnings}
-    if settings.privacy is not None and "encoding_guessed" in noticed:
-        raise PolicyError(
-            "encoding_required",
-            "the table's encoding was guessed, so that one byte decides how all rows are read: no "
-            "epsilon would be true",
-            hint="State it: data.encoding=gb18030, or another; or save the table as UTF-8.",
-        )
-    if settings.privacy is not None and "rows_as_patients" in noticed:
-        raise PolicyError(
-            "patient_required",
-            "no column names the patient, so no epsilon would be true for one with several rows",
-            hint="Give data.patient=COLUMN; or data.patient=one_row_each, where every row is one "
-            "person.",
-        )
 
 
 def _plan_document(planner: Planner, plans: Mapping[str, Plan]) -> str:

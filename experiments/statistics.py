@@ -18,6 +18,7 @@ from ..privacy.secagg.roster import MINIMUM_SITES
 from ..study.analysis import Result, solve
 from ..study.cohort import concatenate
 from ..study.plan import Plan, PrivacyTerms, analysis_of
+from .extracts import check_epsilon
 from .guarantee import guarantee_of
 from .simulation.federate import federate
 
@@ -39,7 +40,7 @@ def kaplan_meier(
 
     Raises:
         ConfigError: `not_survival`, or a privacy value that cannot be.
-        PolicyError: `codebook_required`.
+        PolicyError: `encoding_required`, `patient_required` or `codebook_required`.
     """
     if extract.schema.horizon_days is None:
         raise ConfigError(
@@ -65,7 +66,7 @@ def counts(
 
     Raises:
         ConfigError: `unknown_group`, or a privacy value that cannot be.
-        PolicyError: `codebook_required`.
+        PolicyError: `encoding_required`, `patient_required` or `codebook_required`.
     """
     parameters = {
         "rows": rows,
@@ -102,6 +103,8 @@ def _federated(
 ) -> dict[str, Any]:
     sites = tuple(cohort.site for cohort in extract.cohorts)
     terms = _terms(epsilon, delta, len(sites))
+    if terms is not None:
+        check_epsilon(extract)
     if terms is not None and not extract.schema.public:
         raise PolicyError(
             "codebook_required",

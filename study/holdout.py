@@ -3,9 +3,10 @@
 Deployed, nobody has the pooled table: each hospital judges the model on patients of its own that
 the model has never seen, and the coordinator sees at most one summed histogram of their scores.
 A patient's side is a keyed hash of the patient's token, which every hospital computes alike: a
-patient of two hospitals is wholly on one side, today and after the next extract. The key is in
-the plan, for everybody to read: it makes the split of one study independent of another's, and
-keeps nothing secret. No guarantee rests on it.
+patient of two hospitals is wholly on one side, today and after the next extract. Nobody's side
+depends on who else is there, on which the sensitivity of every training sum rests. The key is in
+the plan, for everybody to read: it keeps nothing secret, and makes the split of one study another
+than the next one's.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ class Holdout:
     """How a plan splits patients. No field has a default: each is part of what is approved.
 
     Args:
-        key: 64 lower-case hex digits, drawn at random for each study; public.
+        key: 64 lower-case hex digits, public; see `experiments/deployed/held_out.py`.
         test_fraction: Expected share of patients left out of training, in [0.05, 0.95].
         histogram: Whether the study ends with one more sum: the scores of held-out patients
             by public bins, float64 [2, bins] for a risk, [2 J + 1, bins] for survival in J

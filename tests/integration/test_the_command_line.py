@@ -237,6 +237,21 @@ def test_an_epsilon_needs_an_encoding_that_somebody_stated(
     assert answer.code == 0, answer.err
 
 
+def test_a_statistic_with_noise_needs_to_know_who_is_a_patient(
+    command: Command, table: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "codebook.yaml").write_text(CODEBOOK)
+    path = next(o.partition("=")[2] for o in table if o.startswith("data.path="))
+    asked = [o for o in table if o.startswith("data.") and "patient" not in o and "path" not in o]
+    words = ("stats", "counts", path, *asked, "data.codebook=codebook.yaml", "--rows", "outcome",
+             "--columns", "outcome")  # fmt: skip
+    assert command(*words).code == 0
+    answer = command(*words, "--epsilon", "1", "--delta", "1e-4")
+    assert (refusal(answer)[0], answer.code) == ("patient_required", 3)
+    named = command(*words, "data.patient=one_row_each", "--epsilon", "1", "--delta", "1e-4")
+    assert named.code == 0, named.err
+
+
 def test_a_bound_on_patients_leaves_out_the_same_ones_each_time_and_says_so(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
