@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
-from ..datasets.extract import ONE_ROW_EACH, LoadOptions
+from ..datasets.extract import LoadOptions
 from ..datasets.one_hospital import SiteExtract, hospitals_of, write_extract
 from ..hosting import replace_file
 from ..privacy.errors import ConfigError
@@ -93,13 +93,15 @@ def mapping_of(made: SiteExtract) -> str:
         "schema": MAPPING_FORMAT,
         "table": f"{folder}/{made.table.name}",
         "codebook": f"{folder}/codebook.yaml",
-        "patient": options.patient or ONE_ROW_EACH,
+        "patient": options.patient,
         "outcome": options.outcome,
         "positive": options.positive,
         "time": options.time,
         "event": options.event,
     }
     lines = [f"{key}: {_scalar(value)}" for key, value in parts.items() if value is not None]
+    if options.patient is None:  # that each row is a person is for somebody to say, not for us
+        lines.insert(3, "# patient: COLUMN of the patient's token; or one_row_each, if each is one")
     for key, names in (("features", options.features), ("exclude", options.exclude)):
         if names:
             lines.append(f"{key}: [{', '.join(map(_scalar, names))}]")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -136,6 +137,25 @@ def test_a_table_without_a_codebook_gets_none(tmp_path: Path) -> None:
     )
     assert made.codebook is None
     assert [path.name for path in (tmp_path / "data").iterdir()] == ["extract.csv"]
+
+
+def test_nobody_says_for_a_hospital_that_each_row_is_a_person(tmp_path: Path) -> None:
+    (tmp_path / "own.csv").write_text("hospital,age,died\nnorth,1,0\nnorth,2,1\n")
+    asked = LoadOptions(site="hospital", outcome="died", features=("age",))
+    made = write_extract(str(tmp_path / "own.csv"), "north", tmp_path / "data", asked)
+    lines = mapping_of(made)
+    assert "# patient: " in lines
+    made.table.with_name("codebook.yaml").write_text(
+        "{name: t, columns: {age: {type: number, range: [0, 9]}}}"
+    )
+    mapping = tmp_path / "mapping.yaml"
+    mapping.write_text(lines, encoding="utf-8")
+    assert code_of(lambda: SiteData.read(tmp_path, "h01")).startswith("yaml_")
+    named = mapping_of(
+        dataclasses.replace(made, options=dataclasses.replace(made.options, patient="one_row_each"))
+    )
+    mapping.write_text(named, encoding="utf-8")
+    assert SiteData.read(tmp_path, "h01").cohort()[0].patients == 2
 
 
 def extract_to(root: Path, mapping: Path) -> None:
