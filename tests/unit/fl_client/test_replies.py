@@ -126,13 +126,10 @@ def log() -> Iterator[io.StringIO]:
 def error_of(how: str) -> Exception:
     if how == "of a library":
         return ValueError(f"could not convert string to float: {CELL!r}")
-    try:
-        try:
-            float(CELL)
-        except ValueError as error:
-            raise RuntimeError(f"in the row {CELL}") from error
-    except RuntimeError as error:
-        return error
+    behind = ValueError(f"could not convert string to float: {CELL!r}")
+    error = RuntimeError(f"in the row {CELL}")
+    error.__cause__ = behind
+    return error
 
 
 @pytest.mark.parametrize("action", ["query.propose", "query.close"])
