@@ -143,6 +143,17 @@ def test_the_price_check_refuses_a_plan_that_runs_otherwise_than_it_states(cheat
     assert hospital.ledger.book.accounts == {}
 
 
+@pytest.mark.parametrize("bound", ["clt", "RDP", ""])
+def test_an_epsilon_by_a_bound_that_is_not_proved_is_refused(bound: str) -> None:
+    plan, hospital = plan_of(), Hospital()
+    assert plan.privacy is not None
+    other = dataclasses.replace(plan, privacy=dataclasses.replace(plan.privacy, bound=bound))
+    assert hospital.code_of_first_round(other) == "plan_underpriced"
+    assert hospital.looks == 0
+    lower = dataclasses.replace(plan, privacy=dataclasses.replace(plan.privacy, epsilon=0.9))
+    assert Hospital().code_of_first_round(lower) == "plan_underpriced"
+
+
 @pytest.mark.parametrize("cheat", CHEATS)
 def test_the_door_refuses_it_too_where_the_price_check_would_let_it_pass(
     cheat: str, monkeypatch: pytest.MonkeyPatch

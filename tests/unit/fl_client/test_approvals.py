@@ -135,6 +135,12 @@ def test_nor_may_the_key_of_one_stand_under_the_name_of_the_other(desk: Desk) ->
     assert desk.refused() == "one_person"
 
 
+@pytest.mark.parametrize("asker", ["\x1b[2J", "zhang w", "张三", "../x", "a" * 200])
+def test_who_asks_has_a_plain_name_or_is_not_written_down(desk: Desk, asker: str) -> None:
+    assert code_of(lambda: desk.approvals.submit(desk.plan, asker)) == "text_not_plain"
+    assert not (desk.folder / "approvals.jsonl").exists()
+
+
 def test_another_plan_is_not_the_approved_one(desk: Desk, plan_of: MakePlan) -> None:
     desk.approve(*BOTH)
     desk.plan = plan_of(max_rounds=2)

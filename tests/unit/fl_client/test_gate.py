@@ -193,6 +193,32 @@ def test_a_result_beyond_the_size_limit_is_not_kept_and_the_plan_ends_all_the_sa
         assert site.ledger.book.accounts[plan.sha256].closed
 
 
+def test_a_refusal_is_written_down_with_the_plan_that_it_was_about(
+    hospital: Any, a_coordinator: CoordinatorSetup
+) -> None:
+    """Whatever refused it: the gate, the run's plan, the plan's rounds."""
+    site, plan, other = open_site(hospital.folder), plan_for(hospital), plan_for(hospital, "b")
+    signed = sign_submission(load_identity(a_coordinator.identity), bundle_sha256(), plan.sha256)
+    site.admit(bundle_bytes(), {"plan-sha256": plan.sha256, "submission": signed})
+    for one in (plan, other):
+        hospital.approve(one)
+    site.node.propose(plan.to_json(), "CN")
+    assert code_of(lambda: site.node.propose(other.to_json(), "CN")) == "run_other_plan"
+    assert phase_code(site, plan, "share") == "no_session"
+    revoke(hospital, plan)
+    assert code_of(lambda: reported(site, plan)) == "approval_revoked"
+    found = [
+        (entry.facts["code"], entry.facts.get("plan_sha256"))
+        for entry in AuditLog(hospital.folder.audit).entries()
+        if entry.event == "message_refused"
+    ]
+    assert found == [
+        ("run_other_plan", other.sha256),
+        ("no_session", plan.sha256),
+        ("approval_revoked", plan.sha256),
+    ]
+
+
 def test_the_result_of_a_plan_that_never_ran_here_is_not_kept(hospital: Any) -> None:
     site, plan = open_site(hospital.folder), plan_for(hospital)
     assert code_of(lambda: site.node.propose(plan.to_json(), "CN")) == "plan_not_approved"

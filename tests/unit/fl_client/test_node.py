@@ -149,6 +149,19 @@ def test_a_failure_is_told_to_the_gate_by_a_code_and_not_by_its_text() -> None:
     assert gate.told == ["site_error"]
 
 
+def test_a_plan_for_other_hospitals_or_of_another_schema_runs_nowhere_else() -> None:
+    """Behind any gate: nothing is set aside, or no round is answered."""
+    for plan, code in (
+        (plan_of(sites=("b", "c", "d")), "plan_not_for_us"),
+        (plan_of(schema_sha256="1" * 64), "schema_mismatch"),
+    ):
+        node = node_of(Kept())
+        with pytest.raises(FedCohortError) as refused:
+            node.propose(plan.to_json())
+        assert refused.value.code == code
+        assert code_of_round(node, plan, 0) == "plan_unknown"
+
+
 # ---- the door
 
 

@@ -17,7 +17,13 @@ from fedcohort.fl_client import worker as worker_module
 from fedcohort.fl_client.app import Hello, Teller, client_app
 from fedcohort.fl_client.flower_compat import TaskInput
 from fedcohort.fl_client.worker import Worker, set_up_logging
-from fedcohort.privacy.errors import DataError, DisclosureError, PolicyError, ProtocolError
+from fedcohort.privacy.errors import (
+    DataError,
+    DisclosureError,
+    FedCohortError,
+    PolicyError,
+    ProtocolError,
+)
 
 CELL = "zhang-san-HIV-positive"  # a cell of the table, as libraries quote them
 
@@ -126,13 +132,10 @@ def log() -> Iterator[io.StringIO]:
 def error_of(how: str) -> Exception:
     if how == "of a library":
         return ValueError(f"could not convert string to float: {CELL!r}")
-    try:
-        try:
-            float(CELL)
-        except ValueError as error:
-            raise RuntimeError(f"in the row {CELL}") from error
-    except RuntimeError as error:
-        return error
+    behind = ValueError(f"could not convert string to float: {CELL!r}")
+    error = RuntimeError(f"in the row {CELL}")
+    error.__cause__ = behind
+    return error
 
 
 @pytest.mark.parametrize("action", ["query.propose", "query.close"])
@@ -161,6 +164,23 @@ def test_nor_does_the_text_of_an_error_around_the_app(log: io.StringIO) -> None:
     Worker(nobody, run, admit=lambda task: None, stop=nobody).answer_to(task)
     assert "failed at this site" in log.getvalue()
     assert CELL not in log.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("error", "leaves"),
+    [
+        (DataError("one_class", "x"), "data_refused"),
+        (DisclosureError("disclosure_cell", "x"), "data_refused"),
+        (PolicyError("plan_not_approved", "x"), "plan_not_approved"),
+        (ProtocolError("plan_unknown", "x"), "plan_unknown"),
+    ],
+)
+def test_the_hospitals_own_log_names_the_rule_that_spoke(
+    error: FedCohortError, leaves: str, log: io.StringIO
+) -> None:
+    said = asked(Node(error)).content.config_records["refused"]
+    assert str(said["code"]).strip() == leaves
+    assert error.code in log.getvalue()
 
 
 def test_a_log_that_would_take_it_is_noticed(log: io.StringIO) -> None:  # the positive control

@@ -29,7 +29,7 @@ def logs(sigma: float, mean: int, grid: np.ndarray) -> np.ndarray:
 
 
 def discrete(sigma: float, mean: int, grid: np.ndarray) -> np.ndarray:
-    return np.exp(logs(sigma, mean, grid))
+    return np.asarray(np.exp(logs(sigma, mean, grid)))
 
 
 def moments(sigma: float, shift: int, share: float, order: float) -> tuple[float, float]:
@@ -66,7 +66,7 @@ def test_between_integer_orders_it_does_not() -> None:  # the positive control
 
     def term(x: float) -> float:
         ratio = (1 - share) + share * math.exp((2 * x * shift - shift**2) / (2 * sigma**2))
-        return float(stats.norm.pdf(x, 0, sigma)) * ratio**order
+        return float(stats.norm.pdf(x, 0, sigma) * ratio**order)
 
     continuous = math.log(integrate.quad(term, -6, 12, limit=500)[0]) / (order - 1)
     adding, _ = moments(sigma, shift, share, order)
@@ -169,9 +169,9 @@ def test_the_stated_slack_covers_what_discrete_noise_really_costs(share: float, 
 
     exact, continuous = pair(lambda mean: discrete(sigma, mean, grid)), pair(rounded)
     for epsilon in np.linspace(0.0, 4.0, 21):
-        for order in (1, -1):
-            said = hockey(*continuous[::order], epsilon)
-            true = hockey(*exact[::order], epsilon + steps * (lo + hi))
+        for one, other in ((0, 1), (1, 0)):  # a patient added, and one removed
+            said = hockey(continuous[one], continuous[other], epsilon)
+            true = hockey(exact[one], exact[other], epsilon + steps * (lo + hi))
             assert true <= math.exp(steps * lo) * said + tau + 1e-15
 
 
