@@ -13,7 +13,7 @@ from fedcohort.fl_client.gate import PlanGate
 from fedcohort.fl_client.node import Node
 from fedcohort.fl_client.round_memory import NoRoundMemory, Remembered
 from fedcohort.privacy.errors import FedCohortError
-from fedcohort.privacy.ledger.charges import Charge, Reservation
+from fedcohort.privacy.ledger.charges import Charge, Reservation, Unmasking
 from fedcohort.study.analysis import State
 from fedcohort.study.cohort import Cohort, Schema
 from fedcohort.study.plan import Plan, analysis_of
@@ -52,6 +52,12 @@ class Generous:
 
     def charge(self, charge: Charge) -> str:
         return "2"
+
+    def unmask(self, unmasking: Unmasking) -> str:
+        return "3"
+
+    def check_unspent(self, unmasking: Unmasking) -> None:
+        pass
 
     def close(self, plan_sha256: str) -> None:
         pass
