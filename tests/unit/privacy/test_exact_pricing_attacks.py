@@ -161,7 +161,7 @@ def sampled(epsilon: Curve, q: float, z: float) -> Curve:
 def test_a_ledger_may_not_choose_its_currency_by_what_it_holds() -> None:
     """mu^2 while all are Gaussian, else Renyi DP: both are valid, the choice between them is not.
 
-    Spend half by Gaussian noise, look at the result, then finish by a Gaussian under the first
+    Spend 70 % by Gaussian noise, look at the result, then finish by a Gaussian under the first
     rule, or by one Poisson sample within the second. The adversary beats delta; by little, yet no
     theorem is left to stand on. So a ledger's currency is fixed when it is opened.
     """

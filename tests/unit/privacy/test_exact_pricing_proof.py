@@ -100,7 +100,7 @@ def constants() -> dict[str, mpf]:
         "xi": kappa * MOST_SHARES * MOST_COORDINATES * releases,
         "s0": sqrt(ROOM / (1 - shorter)),
         "room at 1024": LEAST**2 * (1 - shorter),
-        "tail": 2 * exp(-(mpf(23) ** 2) / 2),
+        "tail": 2 * exp(-(mpf(200) ** 2) / 2),
     }
 
 
@@ -320,6 +320,15 @@ def test_it_does_for_every_budget_with_delta_from_1e_20_to_a_half() -> None:
     assert mpf("5e-10") * mpf("1e-6") * least > 6 * constants()["xi"]
     # mu of the largest epsilon that a budget may have: mu / 2 - epsilon / mu < 1.
     assert 1 + sqrt(1 + 2 * mpf("1e4")) < LARGEST_MU
-    # The sampler's word saturates beyond 23 deviations: what that may add to delta, epsilon 100.
+    # The sampler's word saturates beyond 200 deviations: what that may add to delta.
     draws = MOST_SHARES * MOST_COORDINATES * constants()["T"]
-    assert (1 + exp(mpf(100))) * draws * constants()["tail"] < mpf("1e-30")
+    assert (1 + exp(mpf("1e4"))) * draws * constants()["tail"] < mpf("1e-4000")
+
+
+@pytest.mark.parametrize("clip", [1e-3, 0.5, 0.500001, 1.0, 1e6])
+def test_the_samplers_word_ends_thousands_of_deviations_away(clip: float) -> None:
+    most = 1e6  # of `Mechanism`: the largest noise multiplier
+    grid = Encoding.for_noisy_sum(
+        clip_norm=clip, max_patients=1, sites=1, noise_multiplier=most, size=MOST_COORDINATES
+    )
+    assert 2**63 / (most * grid.sensitivity_units(clip, MOST_COORDINATES)) > 8000
