@@ -14,14 +14,19 @@ from mpmath import cos, erfc, exp, log, mp, mpf, pi, quad, sqrt
 from numpy.typing import NDArray
 
 from fedcohort.privacy.noise import NoiseTerms
-from fedcohort.privacy.secagg.encoding import SHORT_WORD_FROM, Encoding
+from fedcohort.privacy.secagg.encoding import (
+    LARGEST_NOISED_COHORT,
+    SHORT_WORD_FROM,
+    Encoding,
+    float_slack,
+)
 
 PAGE = Path(__file__).resolve().parents[3] / "docs/explanation/exact-pricing.md"
 
 ROOM = 8  # eta^2: what of the noise's variance the randomised rounding takes
 LEAST = 1024  # grid units: fewest that the credited noise may have
 LEAST_SHARE = 4  # grid units: narrowest share
-SLACK = "1e-5"  # of `Encoding.sensitivity_units`
+SLACK = "1e-5"  # of `Encoding.sensitivity_units`, up to 2^17 patients
 FLOATS = "5e-6"  # the part of it that float summation and clipping may use
 MOST_SHARES, MOST_COORDINATES, LARGEST_MU = 10_000, 2**40, 143
 
@@ -273,17 +278,19 @@ def test_a_patient_weighs_8192_grid_units_or_more(clip: float, size: int) -> Non
     assert math.ldexp(clip, grid.fraction_bits) >= 2**13
 
 
+@pytest.mark.parametrize("patients", [1, 2**17, 10**6, LARGEST_NOISED_COHORT])
 @pytest.mark.parametrize("survivors", [3, 10, 200])
-@pytest.mark.parametrize("noise", [0.13, 1.0, 30.0, 1e5])
+@pytest.mark.parametrize("noise", [0.125, 1.0, 30.0, 1e5])
 def test_noise_of_1024_units_pays_for_the_room_out_of_the_slack(
-    noise: float, survivors: int
+    noise: float, survivors: int, patients: int
 ) -> None:
     """The door's shares give mu <= 1/z: s^2 - 8 >= (z D)^2, D with the floats' slack."""
     grid = Encoding(fraction_bits=13, limit=2**40)
     terms = NoiseTerms(noise_multiplier=noise, sharing="sum", min_survivors=survivors, colluders=1)
-    share = mpf(terms.share_sigma(grid.sensitivity_units(1.0, 14)))
+    share = mpf(terms.share_sigma(grid.sensitivity_units(1.0, 14, patients)))
     credited = share**2 * (survivors - 1)
-    patient = (mpf(grid.scale) + sqrt(mpf(14))) * (1 + mpf(FLOATS))
+    floats = mpf(FLOATS) + mpf(float_slack(patients)) - mpf(SLACK)
+    patient = (mpf(grid.scale) + sqrt(mpf(14))) * (1 + floats)
     assert credited >= LEAST**2
     assert share >= LEAST_SHARE
     assert credited - ROOM >= (mpf(noise) * patient) ** 2
@@ -331,4 +338,4 @@ def test_the_samplers_word_ends_thousands_of_deviations_away(clip: float) -> Non
     grid = Encoding.for_noisy_sum(
         clip_norm=clip, max_patients=1, sites=1, noise_multiplier=most, size=MOST_COORDINATES
     )
-    assert 2**63 / (most * grid.sensitivity_units(clip, MOST_COORDINATES)) > 8000
+    assert 2**63 / (most * grid.sensitivity_units(clip, MOST_COORDINATES, 1)) > 8000
