@@ -2,8 +2,8 @@
 
 Each epsilon says which bound it is: `rdp` for integer noise in a sum, `pld` for the baseline
 with local noise on Poisson samples. Beside it stands the epsilon of continuous noise of the
-same variance, which is smaller and not the bound, and what a patient of two or three of the
-hospitals gets.
+same variance, which is smaller and not what a ledger counts (`is_gaussian_proved` says of which
+releases it is true), and what a patient of two or three of the hospitals gets.
 """
 
 from __future__ import annotations

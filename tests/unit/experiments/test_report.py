@@ -209,3 +209,16 @@ def test_a_personalised_model_is_never_called_private(fake: Make) -> None:
     assert cost is not None
     assert "DP sum changed AUROC" in cost.en  # the first private arm, not the best by its score
     assert "mean of hospitals" in cost.en
+
+
+@pytest.mark.parametrize(
+    ("z", "q", "proved"), [(6.2, 1.0, True), (0.12, 1.0, False), (6.2, 0.2, False)]
+)
+def test_the_tighter_epsilon_is_called_proved_where_it_is(
+    risk: Results, z: float, q: float, proved: bool
+) -> None:
+    (fact, *_) = risk.privacy
+    fact = replace(fact, noise_multiplier=z, sampling_probability=q, same_variance_epsilon=1.25)
+    said = Page(page_of(replace(risk, privacy=(fact,)))).said
+    assert ("proved" in said["en"], "已证明" in said["zh-CN"]) == (proved, proved)
+    assert ("not the bound" in said["en"], "非界" in said["zh-CN"]) == (not proved, not proved)

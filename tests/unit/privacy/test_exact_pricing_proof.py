@@ -14,6 +14,7 @@ from mpmath import cos, erfc, exp, log, mp, mpf, pi, quad, sqrt
 from numpy.typing import NDArray
 
 from fedcohort.privacy.noise import NoiseTerms
+from fedcohort.privacy.pld import gaussian_event, price
 from fedcohort.privacy.secagg.encoding import (
     LARGEST_NOISED_COHORT,
     SHORT_WORD_FROM,
@@ -330,6 +331,25 @@ def test_it_does_for_every_budget_with_delta_from_1e_20_to_a_half() -> None:
     # The sampler's word saturates beyond 200 deviations: what that may add to delta.
     draws = MOST_SHARES * MOST_COORDINATES * constants()["T"]
     assert (1 + exp(mpf("1e4"))) * draws * constants()["tail"] < mpf("1e-4000")
+
+
+def test_what_is_printed_is_rounded_up_by_more_than_the_drift() -> None:
+    """Corollary 4: 1e-11 more of epsilon takes more off delta than 6 xi, at its flattest."""
+    a, mu = mpf("9.31"), mpf(LARGEST_MU)
+    assert erfc((a - mpf("0.001")) / sqrt(mpf(2))) / 2 < mpf(
+        "1e-20"
+    )  # so delta >= 1e-20 is a > -9.3
+    # The slope by epsilon is exp(epsilon) Phi(b), with b = a - mu and exp(epsilon) phi(b) = phi(a),
+    # and Phi(b) > phi(b) |b| / (b^2 + 1).
+    b = a + mu
+    slope = density(a, mpf(1)) * b / (b**2 + 1)
+    assert mpf("1e-11") * slope > 6 * constants()["xi"]
+    for epsilon, noise, releases, delta in ((1.0, 20.0, 20, 1e-6), (3.0, 0.125, 1, 1e-20)):
+        printed = price(gaussian_event(noise, releases), delta).epsilon
+        root = sqrt(mpf(releases)) / mpf(noise)
+        off = 2 * constants()["xi"]
+        assert exp(off) * delta_gdp(mpf(printed) - off, root) < delta
+        assert delta_gdp(mpf(printed) * (1 - mpf("1e-9")) - mpf("1e-9"), root) > delta, epsilon
 
 
 @pytest.mark.parametrize("clip", [1e-3, 0.5, 0.500001, 1.0, 1e6])
