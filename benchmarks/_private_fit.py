@@ -37,7 +37,7 @@ def private_fit(
             noise_multiplier=noise_multiplier,
             size=size,
         )
-        sigma = noise_scale(noise_multiplier) * encoding.sensitivity_units(clip, size)
+        sigma = noise_scale(noise_multiplier) * encoding.sensitivity_units(clip, size, 2**17)
         units = encoding.encode_noisy(analysis.contribution(cohort, state).total)
         vector = encoding.decode(units + discrete_gaussian(size, sigma))
         after = analysis.step(state, Total(vector=vector, sites=(cohort.site,)))

@@ -2,8 +2,9 @@
 
 Each epsilon says which bound it is: `rdp` for integer noise in a sum, `pld` for the baseline
 with local noise on Poisson samples, what its integer noise costs added. Beside it stands the
-epsilon of continuous noise of the same variance, which is smaller and not the bound, and what a
-patient of two or three of the hospitals gets.
+epsilon of continuous noise of the same variance, which is smaller and not what a ledger counts
+(`is_gaussian_proved` says of which releases it is true), and what a patient of two or three of the
+hospitals gets.
 """
 
 from __future__ import annotations

@@ -34,6 +34,9 @@ _Which = Annotated[str, typer.Option(help="add-remove; or replace-one, twice as 
 _Json = Annotated[bool, typer.Option("--json", help="One JSON document, and nothing else.")]
 
 _IN_A_SUM = "RDP is the bound that holds for integer noise in a sum; PLD is for continuous noise."
+_PROVED = (
+    "PLD is proved for integer noise in a sum too, for a list fixed beforehand; ledgers count RDP."
+)
 _SEVERAL = "A patient of k hospitals changes a sum by k clip norms: noise multiplier / k."
 _NOT_COVERED = "No privacy loss distribution covers all of it, so that RDP is the bound."
 
@@ -136,8 +139,20 @@ def _priced(
     document |= {"noise_multiplier": noise, "steps": steps, "sampling_probability": share}
     document |= _terms(delta, relation)
     document["hospitals_per_person"] = several
-    document["notes"] = [*([_IN_A_SUM] if share == 1 else []), _SEVERAL]
+    document["notes"] = [*_in_a_sum(noise, share, document), _SEVERAL]
     return document
+
+
+def _in_a_sum(noise: float, share: float, document: dict[str, Any]) -> list[str]:
+    """Return which bound holds where the noise is integer and in a sum over hospitals."""
+    from ..privacy.mechanism import is_gaussian_proved
+
+    if share != 1:
+        return []
+    several = [row["pld_epsilon"] for row in document["hospitals_per_person"]]
+    worst = math.inf if None in several else max(several)
+    proved = is_gaussian_proved([(noise, share)], epsilon=worst, delta=document["delta"])
+    return [_PROVED if proved else _IN_A_SUM]
 
 
 def _bounds(event: Any, delta: float, relation: str, *, bound: str = "") -> dict[str, Any]:

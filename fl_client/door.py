@@ -218,7 +218,9 @@ def prepare(
     noise = plan.privacy.noise()
     if noise is not None:
         # Data-independent: the plan's clip, not what this cohort happened to need.
-        sensitivity = terms.encoding.sensitivity_units(_sensitivity(contribution, plan), terms.size)
+        sensitivity = terms.encoding.sensitivity_units(
+            _sensitivity(contribution, plan), terms.size, plan.max_patients_per_site
+        )
         vector = vector + discrete_gaussian(terms.size, noise.share_sigma(sensitivity))
     return Prepared(vector=vector, charge_id=charge_id)
 

@@ -1,12 +1,13 @@
 """Accounting: what a number of noisy sums costs one patient, and how much noise a price needs.
 
-The noise is discrete and summed over sites, so the bound that holds is zCDP / Renyi DP, named
-`rdp`: a privacy loss distribution would be 8 to 15 % tighter and has no proof for sums of
-discrete Gaussians. Only the baseline that adds local noise to Poisson samples is stated by its
-privacy loss distribution (`pld`, see `privacy.pld` and `privacy.discreteness`); its Renyi DP is
-taken at integer orders, where discrete noise on samples costs what continuous noise does. Noise
-is always calibrated in the currency of the hospital's ledger, Renyi DP at one fixed order
-(`privacy.budget`), so that a plan at (3, 1e-4) fits a budget of (3, 1e-4).
+The noise is discrete and summed over sites; the bound that plans and ledgers state is zCDP / Renyi
+DP, named `rdp`. A privacy loss distribution is 8 to 15 % tighter. For sums with everybody in them
+it is proved too (docs/explanation/exact-pricing.md), but no ledger counts by it. Only the baseline
+that adds local noise to Poisson samples is stated by its privacy loss distribution (`pld`, see
+`privacy.pld` and `privacy.discreteness`); its Renyi DP is taken at integer orders, where discrete
+noise on samples costs what continuous noise does. Noise is always calibrated in the currency of
+the hospital's ledger, Renyi DP at one fixed order (`privacy.budget`), so that a plan at (3, 1e-4)
+fits a budget of (3, 1e-4).
 
 Source: Bun & Steinke 2016 (zCDP); Canonne, Kamath, Steinke 2020, Prop. 12 (RDP to epsilon).
 """

@@ -11,6 +11,7 @@ section 3.3 (sampled Gaussian, integer orders; it bounds adding and removing ali
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,11 +20,13 @@ import numpy as np
 if TYPE_CHECKING:
     import dp_accounting
 
-__all__ = ["FAMILIES", "Mechanism"]
+__all__ = ["FAMILIES", "Mechanism", "is_gaussian_proved"]
 
 FAMILIES = ("discrete_gaussian", "sampled_gaussian")
 _LEAST, _MOST = 1e-4, 1e6  # as in `events`: whatever is paid can be stated
 _RAREST = 1e-6  # least sampling probability, likewise
+_LEAST_PROVED = 0.125  # z: noise of 1024 grid units, where a clipped patient weighs 8192 or more
+_LARGEST_PROVED = 1e4  # epsilon
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +83,11 @@ class Mechanism:
         return dp_accounting.PoissonSampledDpEvent(self.sampling_probability, gaussian)
 
     def same_variance(self, releases: int = 1) -> dp_accounting.DpEvent:
-        """Return the event with continuous noise of the same variance: a gauge, not the bound."""
+        """Return the event with continuous noise of the same variance.
+
+        Its epsilon is a gauge: no ledger counts it. `is_gaussian_proved` says of which releases
+        it is true.
+        """
         import dp_accounting
 
         single: Any = dp_accounting.GaussianDpEvent(self.noise_multiplier)
@@ -116,3 +123,30 @@ class Mechanism:
         # Rounded up: the logarithm of a number near 1 has an absolute error.
         found = max(0.0, float(logsumexp(terms))) + 1e-15 * order
         return found / (order - 1) * (1 + 1e-12)
+
+
+def is_gaussian_proved(
+    noise: Iterable[tuple[float, float]], *, epsilon: float, delta: float
+) -> bool:
+    """Return whether an epsilon of continuous noise is proved for integer noise of its variance.
+
+    Args:
+        noise: Noise multiplier z and sampling probability q of each kind of release, all of them
+            made through the door, whose grid gives a clipped patient 8192 units or more.
+        epsilon: By the privacy loss distribution of the continuous noise.
+        delta: That it is stated at.
+
+    Guarantee:
+        Where this is true, so is (epsilon, delta) of these releases together, fixed beforehand,
+        for up to 10,000 shares a sum. It is not what a ledger counts, and no rule to stop by.
+
+    Source: docs/explanation/exact-pricing.md, Corollaries 1, 2 and 4.
+
+    >>> is_gaussian_proved([(6.2, 1.0)], epsilon=3.0, delta=1e-4)
+    True
+    >>> is_gaussian_proved([(6.2, 1.0), (1.0, 0.2)], epsilon=3.0, delta=1e-4)
+    False
+    """
+    if not (1e-20 <= delta < 0.5 and 0 < epsilon <= _LARGEST_PROVED):  # NaN fails too
+        return False
+    return all(q == 1 and z >= _LEAST_PROVED for z, q in noise)

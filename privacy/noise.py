@@ -12,8 +12,8 @@ zCDP with rho = eps^2 / 2, where
 
 For s >= 2 and n <= 200, tau < 7.2e-17, so that tau sqrt(d) < 1e-11 with a wide margin for d up to
 10^7 (2.3e-13). As D / (sqrt(n) s) is 1 / z, it is as if the sensitivity were longer by the factor
-1 + z tau sqrt(d); `Encoding.sensitivity_units` pays for 1 + 1e-5, which covers it for every z up to
-10^6. Below 2 grid units tau soon counts (5e-4 at 1, 0.85 at 0.5): such shares are refused.
+1 + z tau sqrt(d); `Encoding.sensitivity_units` pays for 1 + 1e-5 or more, which covers it for every
+z up to 10^6. Below 2 grid units tau soon counts (5e-4 at 1, 0.85 at 0.5): such shares are refused.
 
 Source: Kairouz, Liu, Steinke 2021 (arXiv:2102.06387), Theorem 1.
 """

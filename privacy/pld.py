@@ -1,10 +1,11 @@
 """Epsilon by privacy loss distribution (PLD): the least that can be claimed for known mechanisms.
 
 The calculator's bound, and that of the baseline with local noise. It holds for continuous
-Gaussian and Laplace noise, alone and on Poisson samples; integer noise in a sum is bounded by
-Renyi DP only (`accounting`). It says what a list of releases cost whose parameters were fixed
-beforehand; it is no rule to stop by (`budget`). Never the central limit theorem for Gaussian DP:
-it is up to 20 % too low.
+Gaussian and Laplace noise, alone and on Poisson samples, and for integer noise in a sum where
+`mechanism.is_gaussian_proved` says so; elsewhere integer noise is bounded by Renyi DP only
+(`accounting`). It says what a list of releases cost whose parameters were fixed beforehand; it is
+no rule to stop by (`budget`). Never the central limit theorem for Gaussian DP: it is up to 20 %
+too low.
 
 Gaussians alone are one Gaussian, whose curve is known exactly. Everything else is discretised
 by Google's pessimistic "connect the dots" and convolved by FFT. Rounding errors of the FFT are

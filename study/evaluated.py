@@ -91,6 +91,12 @@ class HeldOut(Analysis):
         return found
 
     @property
+    def max_patients(self) -> int | None:
+        """The inner analysis' own, for noise inside its steps; None elsewhere."""
+        found: int | None = getattr(self.inner, "max_patients", None)
+        return found
+
+    @property
     def sampling_probability(self) -> float:
         """The inner analysis' own; 1 where everybody is in every sum."""
         return float(getattr(self.inner, "sampling_probability", 1.0))

@@ -16,7 +16,7 @@ import numpy as np
 
 from ..privacy.errors import PolicyError, ProtocolError
 from ..privacy.noise import MINIMUM_SHARE
-from ..privacy.secagg.encoding import SHORT_WORD_FROM, Encoding
+from ..privacy.secagg.encoding import SHORT_WORD_FROM, Encoding, float_slack
 from ..privacy.secagg.site import ExpectedRound
 from .analysis import Analysis, State, Vector
 from .plan import Plan
@@ -101,22 +101,25 @@ def encoding_for(plan: Plan, analysis: Analysis, size: int) -> Encoding:
     """Return the grid of a round, from public values only: both sides compute the same one.
 
     Raises:
-        PolicyError: `encoding_overflow` or `noise_share_too_small`.
+        PolicyError: `encoding_overflow` or `noise_share_too_small`; or `too_many_patients`.
     """
+    most = plan.max_patients_per_site
     noise = None if plan.privacy is None else plan.privacy.noise()
     word_bits = 32 if size > SHORT_WORD_FROM else 64
     if plan.privacy is None or noise is None:
-        bound = analysis.site_bound(plan.max_patients_per_site)
+        if plan.privacy is not None:
+            float_slack(most)  # of the sums inside local steps
+        bound = analysis.site_bound(most)
         return Encoding.for_sum(site_bound=bound, sites=len(plan.sites), word_bits=word_bits)
     encoding = Encoding.for_noisy_sum(
         clip_norm=plan.privacy.clip,
-        max_patients=plan.max_patients_per_site,
+        max_patients=most,
         sites=len(plan.sites),
         noise_multiplier=noise.noise_multiplier,
         size=size,
         word_bits=word_bits,
     )
-    share = noise.share_sigma(encoding.sensitivity_units(plan.privacy.clip, size))
+    share = noise.share_sigma(encoding.sensitivity_units(plan.privacy.clip, size, most))
     if share < MINIMUM_SHARE:
         raise PolicyError(
             "noise_share_too_small",

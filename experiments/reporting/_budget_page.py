@@ -9,7 +9,7 @@ from typing import Any
 
 from ...privacy.errors import FedCohortError
 from ...privacy.events import to_json
-from ...privacy.mechanism import Mechanism
+from ...privacy.mechanism import Mechanism, is_gaussian_proved
 from ._budget_figures import down, percent, plain, up
 from ._budget_odds import (
     ALARM,
@@ -178,7 +178,11 @@ def _priced(number: int, told: Told, hospital: Words) -> dict[str, Any]:
         "delta": plain(budget["delta"]),
         "limit": up(budget["limit"]),
         "same_variance": told["same_variance"]
-        and {**told["same_variance"], "epsilon": up(told["same_variance"]["epsilon"])},
+        and {
+            **told["same_variance"],
+            "epsilon": up(told["same_variance"]["epsilon"]),
+            "proved": _same_variance_is_proved(told),
+        },
         "sites": [
             {
                 "sites": row["sites"],
@@ -188,6 +192,16 @@ def _priced(number: int, told: Told, hospital: Words) -> dict[str, Any]:
             for row in told["sites_per_person"]
         ],
     }
+
+
+def _same_variance_is_proved(told: Told) -> bool:
+    """Whether the epsilon of continuous noise is true of the integer noise that was added."""
+    made = [plan["mechanism"] for plan in told["plans"] if plan["releases_executed"]]
+    return is_gaussian_proved(
+        [(noise["noise_multiplier"], noise["sampling_probability"]) for noise in made if noise],
+        epsilon=told["same_variance"]["epsilon"],
+        delta=told["budget"]["delta"],
+    )
 
 
 _AMOUNT = {

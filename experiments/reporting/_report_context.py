@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from ...privacy.mechanism import is_gaussian_proved
 from ._panels import curve_label
 from ._view import (
     DASH,
@@ -241,6 +242,7 @@ def _privacy_table(view: View) -> list[dict[str, Any]]:
                 "several": " / ".join(cost_text(epsilon) for epsilon in fact.sites_per_person[1:])
                 or DASH,
                 "same_variance": cost_text(fact.same_variance_epsilon),
+                "proved": _same_variance_is_proved(fact),
                 "noise": DASH if fact.noise_multiplier is None else f"{fact.noise_multiplier:.4g}",
                 "clip": DASH if fact.clip is None else f"{fact.clip:.4g}",
                 "rounds": DASH if fact.rounds is None else str(fact.rounds),
@@ -271,6 +273,15 @@ def _model_table(view: View) -> list[dict[str, Any]]:
         }
         for model in view.results.models
     ]
+
+
+def _same_variance_is_proved(fact: PrivacyFact) -> bool:
+    """Whether the epsilon of continuous noise is true of the integer noise that was added."""
+    facts = fact.noise_multiplier, fact.sampling_probability, fact.same_variance_epsilon, fact.delta
+    noise, share, epsilon, delta = facts
+    if noise is None or share is None or epsilon is None or delta is None:
+        return False
+    return is_gaussian_proved([(noise, share)], epsilon=epsilon, delta=delta)
 
 
 def _shared_unmasked(fact: PrivacyFact) -> bool:

@@ -199,7 +199,8 @@ class PrivacyFact:
         releases: Noisy sums in which a patient is, over the whole plan.
         sampling_probability: q, with which a patient is in one of them.
         same_variance_epsilon: What continuous noise of the same variance would cost, by
-            privacy loss distribution: beside the bound, not the bound.
+            privacy loss distribution. Where `is_gaussian_proved`, it is true of these releases,
+            fixed beforehand; elsewhere it is not the bound. No ledger counts it.
         sites_per_person: Epsilon for a patient of 1, 2 and 3 of the hospitals, by `bound`.
         ledger_order: Order of the Renyi DP in which a hospital's ledger adds up.
         ledger_cost: What the plan costs in it.

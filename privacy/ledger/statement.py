@@ -4,7 +4,7 @@ It is made of the chain alone. The guarantee is the budget: it holds at any time
 requests were chosen. What is spent is a gauge, stated beside it: the Renyi DP that the ledger
 has added up at its order, and the epsilons that this and single plans would have for who could
 fix all parameters beforehand. So is the epsilon of continuous noise of the same variance, which
-is smaller and not the bound.
+is smaller: true of some lists (`is_gaussian_proved`), and never what the ledger counts.
 """
 
 from __future__ import annotations
@@ -187,7 +187,7 @@ def _sites_per_person(book: Book) -> list[dict[str, float | int | None]]:
 
 
 def _same_variance(book: Book) -> dict[str, Any] | None:
-    """Return the epsilon of continuous noise of the same variance: a gauge, not the bound."""
+    """Return the epsilon of continuous noise of the same variance: a gauge, never the guarantee."""
     budget = book.opening.budget
     executed: Counter[Mechanism] = Counter()
     for account in book.accounts.values():

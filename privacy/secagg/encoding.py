@@ -7,7 +7,8 @@ No overflow. Let B = `limit` bound the absolute value of every coordinate that a
 encode (checked: `encode` refuses, it never clips in silence) and W = 12 sigma bound its noise
 (a discrete Gaussian exceeds 12 sigma with probability below 1e-31). Then n sites' sum stays
 within n (B + W), and only n (B + W) <= 2^(b-2) < 2^(b-1) - 1 is admitted for words of b bits:
-the sum modulo 2^b, read as a signed number, is the true sum.
+the sum modulo 2^b, read as a signed number, is the true sum. `float_slack` lengthens sigma by
+1 % at most, which the factor of two holds.
 """
 
 from __future__ import annotations
@@ -20,13 +21,59 @@ from numpy.typing import NDArray
 
 from ..errors import DisclosureError, PolicyError, ProtocolError
 
-__all__ = ["CLIP_BITS", "SHORT_WORD_FROM", "Encoding"]
+__all__ = ["CLIP_BITS", "LARGEST_NOISED_COHORT", "SHORT_WORD_FROM", "Encoding", "float_slack"]
 
 CLIP_BITS = 14  # a clip norm becomes 2^13..2^14 grid units for d <= 1,000, more above
 _FEWEST_BITS = 16  # of fraction that a sum without noise needs
 _LARGEST_INFLATION = 0.01  # of the sensitivity, by rounding to the grid
 SHORT_WORD_FROM = 100_000  # coordinates: above, words of 32 bits save half of the traffic
 _MAX_FRACTION_BITS = 45  # finer than float64 resolves for sums in the hundreds
+
+_LEAST_SLACK = 1e-5  # of the sensitivity
+_LARGEST_SLACK = 0.01
+_LEAST_COVERS = 2**17  # patients
+_SLACK_PER_SQUARE = 2.3e-16  # 3.5 % above 2^-52
+LARGEST_NOISED_COHORT = math.isqrt(
+    int((_LARGEST_SLACK - _LEAST_SLACK) / _SLACK_PER_SQUARE) + _LEAST_COVERS**2
+)  # 6,591,810 patients of one site
+
+
+def float_slack(max_patients: int) -> float:
+    """Return by what factor, less 1, float arithmetic may lengthen the sensitivity of a sum.
+
+    A site adds n clipped rows of norm C (1 + 1e-6) or less in float64, u = 2^-53, in an order of
+    the library's choice; multiplications included, a number takes part in n + 8 roundings at most.
+    So a coordinate errs by gamma sum |x_i|, with gamma = (n + 8) u / (1 - (n + 8) u), and a sum by
+    gamma n C (1 + 1e-6) in L2. Two neighbouring sums err together by twice that: at n = 2^17 by
+    3.82e-6 C, where n grows by 2.3e-16 C or less for each 1 that n^2 grows. The rest of 1e-5 is
+    1e-6 for clipping, 1.8e-7 for the last bits of other patients' rows (measured, not proved) and
+    5e-6 for the room of docs/explanation/exact-pricing.md.
+
+    Args:
+        max_patients: Most patients of one site, >= 1, by the plan: both sides know it.
+
+    Returns:
+        1e-5 up to 2^17 patients; above, 1e-5 + 2.3e-16 (n^2 - 2^34), which is 0.01 at most.
+
+    Raises:
+        PolicyError: `too_many_patients`: it would be more than 0.01.
+
+    Source: Higham 2002, Accuracy and Stability of Numerical Algorithms, sections 3.1 and 4.2.
+
+    >>> float_slack(2**17)
+    1e-05
+    >>> round(float_slack(10**6), 6)
+    0.000236
+    """
+    if max_patients > LARGEST_NOISED_COHORT:
+        raise PolicyError(
+            "too_many_patients",
+            f"max_patients_per_site is {max_patients:,}, and a noised sum may be over at most "
+            f"{LARGEST_NOISED_COHORT:,} patients of a hospital: with more of them float arithmetic "
+            "may move it by over 1 % of a clip norm",
+            hint="Lower it; a larger hospital takes part with an extract of fewer patients.",
+        )
+    return _LEAST_SLACK + _SLACK_PER_SQUARE * max(0, max_patients**2 - _LEAST_COVERS**2)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,15 +177,23 @@ class Encoding:
             )
         return cls(fraction_bits=bits, limit=limit, word_bits=word_bits)
 
-    def sensitivity_units(self, sensitivity: float, size: int) -> float:
+    def sensitivity_units(self, sensitivity: float, size: int, max_patients: int) -> float:
         """Return the L2 sensitivity of an encoded sum, its rounding included, in grid units.
 
         A site rounds its sum once; on neighbouring data each coordinate's rounding error
         differs by at most one unit, so the encoded sums differ by at most s C + sqrt(d).
-        The factor 1 + 1e-5 covers the order of float summation over 2^17 patients (2 n^2 2^-53
-        of a patient's weight, at worst) and the slack of a sum of discrete Gaussians.
+        `float_slack` covers float arithmetic over a site's patients, and the slack of a sum of
+        discrete Gaussians.
+
+        Args:
+            sensitivity: C, L2 bound of one patient's contribution.
+            size: d, length of the vector.
+            max_patients: Public upper bound on the patients of one site.
+
+        Raises:
+            PolicyError: `too_many_patients`: see `float_slack`.
         """
-        return (sensitivity * self.scale + math.sqrt(size)) * (1 + 1e-5)
+        return (sensitivity * self.scale + math.sqrt(size)) * (1 + float_slack(max_patients))
 
     def encode(self, values: NDArray[np.float64]) -> NDArray[np.int64]:
         """Round a site's sum to the grid.

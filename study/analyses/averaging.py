@@ -58,7 +58,7 @@ class Averaging(Analysis):
         clip: C, with `noise_multiplier`.
         noise_multiplier: z of every local step, at every site; None without privacy.
         sampling_probability: q, with which a patient is in a noisy step; 1: full batches.
-        max_patients: Public bound on a site's patients, for the noise's grid.
+        max_patients: Public bound on a site's patients, for the noise and its grid.
     """
 
     model: Model
@@ -166,7 +166,7 @@ class Averaging(Analysis):
             noise_multiplier=multiplier,
             size=values.size,
         )
-        sigma = multiplier * encoding.sensitivity_units(sensitivity, values.size)
+        sigma = multiplier * encoding.sensitivity_units(sensitivity, values.size, self.max_patients)
         return encoding.decode(
             encoding.encode_noisy(values) + discrete_gaussian(values.size, sigma)
         )

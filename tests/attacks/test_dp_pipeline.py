@@ -8,6 +8,7 @@ patients, logs that count them, queries whose price or refusal depends on who is
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -25,6 +26,7 @@ from fedcohort.privacy.budget import Budget
 from fedcohort.privacy.errors import BudgetExceededError, PolicyError
 from fedcohort.privacy.ledger.book import MemoryLedger
 from fedcohort.privacy.ledger.charges import Charge, Opening
+from fedcohort.privacy.secagg.encoding import LARGEST_NOISED_COHORT, float_slack
 from fedcohort.study.analyses import averaging
 from fedcohort.study.analysis import State, Total
 from fedcohort.study.cohort import Cohort, Schema, Task
@@ -190,6 +192,56 @@ def test_noise_that_follows_the_patients_is_noticed(  # the positive control
     plan = plan_of(*ANALYSES[0])
     seen = [watched(plan, cohort_of("a", number), monkeypatch) for number in (20, 21)]
     assert seen[0] != seen[1]
+
+
+@each_analysis
+def test_noise_is_sized_for_as_many_patients_as_the_plan_states(
+    analysis: str,
+    parameters: dict[str, Any],
+    task: Task,
+    sharing: Sharing,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Float arithmetic over a million patients may move a sum further: the plan pays for it."""
+    scales = []
+    for patients in (2**17, 2**20):
+        stated = parameters | ({"max_patients": patients} if sharing == "local" else {})
+        plan = replace(plan_of(analysis, stated, task, sharing), max_patients_per_site=patients)
+        seen = watched(plan, cohort_of("a", 20, task), monkeypatch)
+        scales.append(
+            [entry[2] for entry in seen if isinstance(entry, tuple) and entry[0] == "noise"]
+        )
+    assert scales[0]
+    for few, many in zip(*scales, strict=True):
+        assert many / few == pytest.approx((1 + float_slack(2**20)) / (1 + 1e-5), rel=1e-12)
+        assert many / few > 1.0002
+
+
+@pytest.mark.parametrize(
+    ("number", "stated", "code"),
+    [
+        (0, LARGEST_NOISED_COHORT + 1, "too_many_patients"),
+        (1, 2**40, "too_many_patients"),
+        (6, LARGEST_NOISED_COHORT + 1, "too_many_patients"),
+        (6, 2**17 + 1, "plan_underpriced"),  # its local steps add noise for 2^17
+        (6, 2**17, None),
+        (0, LARGEST_NOISED_COHORT, None),
+    ],
+)
+def test_a_site_admits_no_noise_that_is_too_small_for_the_patients_stated(
+    number: int, stated: int, code: str | None
+) -> None:
+    analysis, parameters, task, sharing = ANALYSES[number]
+    plan = replace(plan_of(analysis, parameters, task, sharing), max_patients_per_site=stated)
+    ledger = Watching()
+    node = node_for(cohort_of("a", 20, task), ledger)
+    if code is None:
+        assert node.propose(plan.to_json()) == plan.sha256
+        return
+    with pytest.raises(PolicyError) as refused:
+        node.propose(plan.to_json())
+    assert refused.value.code == code
+    assert not ledger.book.accounts  # nothing was set aside, and no record was looked at
 
 
 # ---- logs

@@ -641,7 +641,7 @@ def test_a_smaller_sensitivity_gets_the_plans_noise_all_the_same() -> None:
     assert plan.privacy is not None
     noise = plan.privacy.noise()
     assert noise is not None
-    share = noise.share_sigma(terms.encoding.sensitivity_units(1.0, terms.size))
+    share = noise.share_sigma(terms.encoding.sensitivity_units(1.0, terms.size, MAX_PATIENTS))
     assert share > sigma * terms.encoding.scale  # rounding is paid for, too
     assert scipy.stats.kstest(vector, "norm", args=(0, share)).pvalue > 1e-20
     assert scipy.stats.kstest(vector, "norm", args=(0, 1.3 * share)).pvalue < 1e-20

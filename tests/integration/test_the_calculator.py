@@ -111,8 +111,25 @@ def test_without_json_people_get_a_table_with_both_bounds(command: Command) -> N
     assert answer.code == 0
     assert answer.err == ""
     assert "\x1b" not in answer.out
-    for part in ("0.9406", "1.0142", "1.9946", "3 hospitals", "RDP is the bound that holds for"):
+    for part in (
+        "0.9406",
+        "1.0142",
+        "1.9946",
+        "3 hospitals",
+        "PLD is proved for integer noise in a sum",
+    ):
         assert part in answer.out
+
+
+@pytest.mark.parametrize(("z", "proved"), [(0.12, False), (0.125, True), (20, True)])
+@pytest.mark.parametrize("relation", ["add-remove", "replace-one"])
+def test_the_tighter_bound_is_called_proved_from_an_eighth_of_a_clip_norm(
+    command: Command, z: float, proved: bool, relation: str
+) -> None:
+    asked = words(noise_multiplier=z, steps=1, delta=1e-6, relation=relation)
+    (first, _) = told(command("privacy", "epsilon", *asked, "--json"))["notes"]
+    assert first.startswith("PLD is proved") == proved
+    assert first.startswith("RDP is the bound that holds") != proved
 
 
 @pytest.mark.parametrize(

@@ -249,7 +249,27 @@ def test_every_epsilon_goes_with_its_terms(save: Save, busy: Any) -> None:
     assert len(terms) == 3  # under the amounts, under 1 to 3 hospitals, under the costs
     for word in ("rdp", "1e-05", "one patient with all rows", "added or removed", "any 1 other"):
         assert all(word in text for text in terms)
-    assert any("same variance, not the bound" in text for text in said["en"])
+    assert any("same variance, not the bound" in text for text in said["en"])  # it has samples
+
+
+@pytest.mark.parametrize(
+    ("others", "proved"),
+    [([], True), ([{"q": 0.1}], False), ([{"q": 0.1, "made": 0}], True)],
+    ids=["sums", "a sample", "a sample that was planned"],
+)
+def test_the_tighter_number_is_called_proved_where_all_that_was_made_are_sums(
+    save: Save, made_ledger: Make, others: list[dict[str, Any]], proved: bool
+) -> None:
+    ledger = made_ledger().plan("sums", 25.0).plan("exact", None)
+    for number, other in enumerate(others):
+        ledger.plan(f"samples {number}", 8.0, planned=30, **{"made": 21, **other})
+    said = Page(render_budget(made(save(ledger)))).said
+    for language, yes, no in (
+        ("en", "proved for these releases too, had all been fixed beforehand", "not the bound."),
+        ("zh-CN", "已证明它对这些发布同样成立", "相同方差，并非上界。"),
+    ):
+        assert any(yes in text for text in said[language]) == proved
+        assert any(text.endswith(no) for text in said[language]) != proved
 
 
 def test_the_guarantee_is_one_sentence_with_the_ledgers_numbers(save: Save, busy: Any) -> None:

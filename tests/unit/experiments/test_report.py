@@ -274,3 +274,16 @@ def test_progress_shows_the_fit_on_all_patients_after_the_repeats() -> None:
             progress._progress.refresh()  # the clock would draw it by itself
     assert "all patients, dp_sum: rounds" in drawn.getvalue()
     assert "models, on all patients" in drawn.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("z", "q", "proved"), [(6.2, 1.0, True), (0.12, 1.0, False), (6.2, 0.2, False)]
+)
+def test_the_tighter_epsilon_is_called_proved_where_it_is(
+    risk: Results, z: float, q: float, proved: bool
+) -> None:
+    (fact, *_) = risk.privacy
+    fact = replace(fact, noise_multiplier=z, sampling_probability=q, same_variance_epsilon=1.25)
+    said = Page(page_of(replace(risk, privacy=(fact,)))).said
+    assert ("proved" in said["en"], "已证明" in said["zh-CN"]) == (proved, proved)
+    assert ("not the bound" in said["en"], "非界" in said["zh-CN"]) == (not proved, not proved)

@@ -182,7 +182,7 @@ def test_the_slack_is_that_of_the_grid_of_every_step(size: int, clip: float, z: 
     encoding = Encoding.for_noisy_sum(
         clip_norm=clip, max_patients=2**17, sites=1, noise_multiplier=z, size=size
     )
-    sigma = z * encoding.sensitivity_units(clip, size)
+    sigma = z * encoding.sensitivity_units(clip, size, 2**17)
     steps = 101
     lo = 1 / (24 * sigma**2 - 1)
     hi = (12 + 1 / z) ** 2 / (24 * sigma**2) + 3 * math.exp(-2 * math.pi**2 * sigma**2)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from fedcohort.privacy.errors import PolicyError, ProtocolError
-from fedcohort.privacy.secagg.encoding import CLIP_BITS, Encoding
+from fedcohort.privacy.secagg.encoding import CLIP_BITS, LARGEST_NOISED_COHORT, Encoding
 from fedcohort.privacy.secagg.plain import UnsafePlaintextSum
 
 BOUNDS = st.floats(1e-3, 1e12)
@@ -64,7 +64,7 @@ def test_no_sum_of_noisy_sites_overflows(
         encoding = noisy_grid(clip, patients, sites, z)
     except PolicyError:  # too much for any grid: refused beforehand
         assume(False)
-    sigma = z * encoding.sensitivity_units(clip, 6)
+    sigma = z * encoding.sensitivity_units(clip, 6, min(patients, LARGEST_NOISED_COHORT))
     largest = encoding.limit + math.ceil(12 * sigma)
     for worst in (signs[:sites], [1] * sites, [-1] * sites):
         vectors = [np.full(6, sign * largest, dtype=np.int64) for sign in worst]
@@ -98,7 +98,7 @@ def test_the_sensitivity_on_the_grid_includes_rounding(
     one = start * clip
     other = one + change / norm * clip
     moved = encoding.encode(other) - encoding.encode(one)
-    assert np.linalg.norm(moved) <= encoding.sensitivity_units(clip, 9)
+    assert np.linalg.norm(moved) <= encoding.sensitivity_units(clip, 9, 1000)
 
 
 def test_rounding_does_move_neighbours_further_than_the_clip_norm() -> None:
@@ -112,13 +112,13 @@ def test_rounding_does_move_neighbours_further_than_the_clip_norm() -> None:
         moved = encoding.encode(other) - encoding.encode(one)
         worst = max(worst, float(np.linalg.norm(moved)))
     assert worst > encoding.scale
-    assert worst <= encoding.sensitivity_units(1.0, 1000)
+    assert worst <= encoding.sensitivity_units(1.0, 1000, 1000)
 
 
 def test_rounding_inflates_the_noise_of_a_thousand_coordinates_by_less_than_a_percent() -> None:
     for clip in (0.3, 0.999, 1.0, 1.001, 2.0):
         encoding = noisy_grid(clip, 1000, 4, 2.0, size=1000)
-        units = encoding.sensitivity_units(clip, 1000)
+        units = encoding.sensitivity_units(clip, 1000, 1000)
         assert 1.0 < units / (clip * encoding.scale) < 1.01
 
 

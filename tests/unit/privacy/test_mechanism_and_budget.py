@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from fedcohort.privacy.accounting import calibrate, epsilon_of, epsilon_of_event, for_sites
 from fedcohort.privacy.budget import ORDERS, SLACK, Budget, epsilon_at
-from fedcohort.privacy.mechanism import FAMILIES, Mechanism
+from fedcohort.privacy.mechanism import FAMILIES, Mechanism, is_gaussian_proved
 
 NOT_POSITIVE = [0.0, -1.0, math.nan, math.inf, -math.inf]
 NOT_A_SHARE = [0.0, -0.1, 1.0001, math.nan, math.inf]
@@ -269,3 +269,27 @@ def test_two_hospitals_that_sample_for_themselves_cost_no_more_than_stated(
 def test_no_hospital_is_no_patient() -> None:
     with pytest.raises(ValueError, match="sites"):
         for_sites(Mechanism(noise_multiplier=1.0), 0, "sum")
+
+
+@pytest.mark.parametrize(
+    ("noise", "epsilon", "delta", "proved"),
+    [
+        ([(6.2, 1.0)], 3.0, 1e-4, True),
+        ([(0.125, 1.0)], 40.0, 1e-5, True),
+        ([(0.1249, 1.0)], 40.0, 1e-5, False),  # below 1024 grid units
+        ([(6.2, 0.999)], 3.0, 1e-4, False),  # a sample
+        ([(6.2, 1.0), (6.2, 0.2)], 3.0, 1e-4, False),
+        ([(6.2, 1.0), (0.1, 1.0)], 3.0, 1e-4, False),
+        ([(6.2, 1.0)], 3.0, 0.5, False),
+        ([(6.2, 1.0)], 3.0, 1e-21, False),
+        ([(6.2, 1.0)], 1.1e4, 1e-4, False),
+        ([(1e6, 1.0)], 0.0, 1e-4, False),  # nothing was rounded up
+        ([(6.2, 1.0)], math.inf, 1e-4, False),
+        ([(6.2, 1.0)], math.nan, 1e-4, False),
+        ([(math.nan, 1.0)], 3.0, 1e-4, False),
+    ],
+)
+def test_the_gaussians_curve_is_proved_where_the_premises_hold_and_nowhere_else(
+    noise: list[tuple[float, float]], epsilon: float, delta: float, proved: bool
+) -> None:
+    assert is_gaussian_proved(noise, epsilon=epsilon, delta=delta) is proved

@@ -127,7 +127,7 @@ def opened(survivors: int, colluders: int, z: float) -> tuple[Integers, float]:
     vectors = [prepared(plan, total) for total in totals]
     encoding = terms_of(plan).encoding
     signal = np.sum([encoding.encode(total) for total in totals], axis=0)
-    sigma = z * encoding.sensitivity_units(CLIP, SIZE)
+    sigma = z * encoding.sensitivity_units(CLIP, SIZE, 1000)
     return UnsafePlaintextSum(SIZE).add(vectors) - signal, sigma
 
 
@@ -246,7 +246,7 @@ def test_there_is_noise_for_nobody_and_when_epsilon_is_large(
     """An empty hospital and a frozen model send zeros: 10 standard errors about their noise."""
     plan = plan_of(3, 1, z, sharing)
     vector = prepared(plan, np.zeros(2000), patients=patients)
-    sigma = share * z * terms_of(plan, 2000).encoding.sensitivity_units(CLIP, 2000)
+    sigma = share * z * terms_of(plan, 2000).encoding.sensitivity_units(CLIP, 2000, 1000)
     assert abs(float(np.mean((vector / sigma) ** 2)) - 1) < 10 * math.sqrt(2 / 2000)
 
 
@@ -257,13 +257,13 @@ def test_noise_is_never_held_within_the_grids_limit(sign: int) -> None:
     encoding = terms_of(plan, 2000).encoding
     beyond = sign * (prepared(plan, np.full(2000, sign * 1e9)) - sign * encoding.limit)
     assert abs(float(np.mean(beyond > 0)) - 0.5) < 5 / math.sqrt(2000)  # 10 standard errors
-    sigma = WIDE * encoding.sensitivity_units(CLIP, 2000)
+    sigma = WIDE * encoding.sensitivity_units(CLIP, 2000, 1000)
     assert p_by_cells(beyond, sigma) > NEVER
     assert p_by_cells(np.minimum(beyond, 0), sigma) < NEVER  # the control: held
 
 
 def test_a_plan_whose_share_is_too_narrow_releases_nothing_whatever_the_data() -> None:
-    units = terms_of(plan_of(3, 1, 1.0), 50).encoding.sensitivity_units(CLIP, 50)
+    units = terms_of(plan_of(3, 1, 1.0), 50).encoding.sensitivity_units(CLIP, 50, 1000)
     least = MINIMUM_SHARE * math.sqrt(2) / units  # z at which a share of m - c = 2 is just wide
     assert prepared(plan_of(3, 1, least * 1.001), np.zeros(50)).shape == (50,)
     plan, ledger = plan_of(3, 1, least * 0.999), Free()

@@ -54,7 +54,7 @@ def test_shares_of_two_units_leave_a_slack_that_a_millionth_of_the_sensitivity_c
     worst = max(slack(MINIMUM_SHARE, shares) for shares in range(2, 201))
     assert worst * math.sqrt(1e7) < 1e-11
     grid = Encoding(fraction_bits=14, limit=2**20)
-    paid = grid.sensitivity_units(1.0, 900) / (grid.scale + 30.0)  # beyond rounding
+    paid = grid.sensitivity_units(1.0, 900, 1) / (grid.scale + 30.0)  # beyond rounding
     for z in (0.1, 1.0, 100.0, 1e6):
         assert 1 + z * worst * math.sqrt(1e7) < paid
     assert distance(MINIMUM_SHARE, 3) < 1e-12  # as near as floats can tell

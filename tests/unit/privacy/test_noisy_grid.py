@@ -32,7 +32,7 @@ def test_up_to_1000_coordinates_a_clip_norm_is_2_to_the_12_to_14_units_and_round
     encoding = grid(clip, size=size, patients=patients)
     units = clip * encoding.scale
     assert 2**12 <= units <= 2**14
-    assert 1.0 < encoding.sensitivity_units(clip, size) / units < 1.01
+    assert 1.0 < encoding.sensitivity_units(clip, size, patients) / units < 1.01
 
 
 @pytest.mark.parametrize("size", [1001, 5000, 10**5, 10**6, 10**7])
@@ -40,7 +40,7 @@ def test_up_to_1000_coordinates_a_clip_norm_is_2_to_the_12_to_14_units_and_round
 def test_longer_vectors_get_a_finer_grid_and_no_more_inflation(size: int, word_bits: int) -> None:
     # Where words of 32 bits cannot hold it, longer words are taken.
     encoding = grid(size=size, word_bits=word_bits)
-    assert encoding.sensitivity_units(1.0, size) / encoding.scale < 1.0101
+    assert encoding.sensitivity_units(1.0, size, 1000) / encoding.scale < 1.0101
 
 
 def test_short_words_are_for_the_long_vectors_that_they_can_hold() -> None:
@@ -62,7 +62,7 @@ def test_holding_a_sum_within_its_limit_never_moves_neighbours_apart(
     encoding = grid(clip, size=9, patients=patients)  # 40 clip norms are often beyond
     one, other = start * clip, (start + change / norm) * clip
     moved = encoding.encode_noisy(other) - encoding.encode_noisy(one)
-    assert np.linalg.norm(moved) <= encoding.sensitivity_units(clip, 9)
+    assert np.linalg.norm(moved) <= encoding.sensitivity_units(clip, 9, patients)
     assert np.abs(encoding.encode_noisy(one)).max() <= encoding.limit
 
 
@@ -78,16 +78,16 @@ def test_rounding_at_its_worst_is_what_the_sensitivity_pays_for() -> None:
     moved = np.linalg.norm(encoding.encode_noisy(one + step) - encoding.encode_noisy(one))
     assert np.linalg.norm(step) == pytest.approx(1.0)
     assert moved**2 >= encoding.scale**2 + size - 1
-    assert moved <= encoding.sensitivity_units(1.0, size)
+    assert moved <= encoding.sensitivity_units(1.0, size, 1000)
 
 
-def test_the_order_of_a_float_sum_is_paid_for_up_to_60000_patients() -> None:
+def test_the_order_of_a_float_sum_is_paid_for_up_to_130000_patients() -> None:
     """Sequential summation errs by n u sum |x_i| at most, n^2 u C in L2, on either side.
 
     Source: Higham 2002, Accuracy and Stability of Numerical Algorithms, section 4.2.
     """
     encoding = grid(size=900)
-    paid = encoding.sensitivity_units(1.0, 900) / (encoding.scale + 30.0) - 1
+    paid = encoding.sensitivity_units(1.0, 900, 130_000) / (encoding.scale + 30.0) - 1
     assert paid >= 2 * 130_000**2 * 2.0**-53
     draw = np.random.default_rng(2)
     rows = draw.normal(size=(130_000, 3))

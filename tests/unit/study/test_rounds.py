@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedcohort.privacy.errors import PolicyError, ProtocolError
-from fedcohort.privacy.secagg.encoding import Encoding
+from fedcohort.privacy.secagg.encoding import LARGEST_NOISED_COHORT, Encoding
 from fedcohort.study.analysis import State
 from fedcohort.study.plan import Plan, PrivacyTerms, analysis_of
 from fedcohort.study.rounds import RoundTerms, encoding_for, state_sha256, terms_for
@@ -134,6 +134,25 @@ def test_a_plan_whose_sum_would_overflow_is_refused_before_any_round() -> None:
     with pytest.raises(PolicyError) as refused:
         encoding_for(too_large, analysis_of(too_large), 4)
     assert refused.value.code == "encoding_overflow"
+
+
+@pytest.mark.parametrize("sharing", ["sum", "each", "local"])
+def test_a_noised_plan_over_more_patients_than_the_slack_is_proved_for_is_refused(
+    sharing: Literal["sum", "each", "local"],
+) -> None:
+    """On both sides, before any round: `terms_for` is what both of them call."""
+    private = plan(private=True, patients=LARGEST_NOISED_COHORT)
+    assert private.privacy is not None
+    privacy = dataclasses.replace(private.privacy, sharing=sharing)
+    within = dataclasses.replace(private, privacy=privacy)
+    beyond = dataclasses.replace(within, max_patients_per_site=LARGEST_NOISED_COHORT + 1)
+    analysis = analysis_of(within)
+    terms_for(within, analysis, analysis.initial(), "00")
+    with pytest.raises(PolicyError) as refused:
+        terms_for(beyond, analysis, analysis.initial(), "00")
+    assert refused.value.code == "too_many_patients"
+    exact = plan(private=False, patients=2**40)
+    terms_for(exact, analysis_of(exact), analysis_of(exact).initial(), "00")  # no noise, no limit
 
 
 @given(
