@@ -36,6 +36,7 @@ class ExtractCheck:
         policy_sha256: Of the policy that it was read under.
         checked: When, UTC, ISO 8601.
         schema_sha256: Of its cohort.
+        patients: Its patients, opt-outs included; for the hospital's own people.
         warnings: What was noticed, for the hospital's own people; not for sending.
     """
 
@@ -43,6 +44,7 @@ class ExtractCheck:
     policy_sha256: str
     checked: str
     schema_sha256: str
+    patients: int
     warnings: tuple[DataWarning, ...]
 
 
@@ -67,6 +69,7 @@ def check_extract(
         policy_sha256=policy.sha256,
         checked=now().isoformat(timespec="seconds"),
         schema_sha256=cohort.schema.sha256,
+        patients=cohort.patients,
         warnings=warnings,
     )
     document = {"format": _FORMAT, **dataclasses.asdict(found)}

@@ -27,10 +27,22 @@ def show_faults(faults: Sequence[DataError], console: Console) -> None:
     console.print(table)
 
 
-def show_check(check: ExtractCheck, console: Console) -> None:
-    """Show that an extract breaks no rule, and what was noticed."""
+def show_check(check: ExtractCheck, console: Console, *, most: int | None = None) -> None:
+    """Show that an extract breaks no rule, and what was noticed.
+
+    Args:
+        check: What was found.
+        console: Where people read.
+        most: The patients that a plan counts at most, where one is looked at.
+    """
     told = f"The extract breaks no rule (looked at {check.checked}, data {check.fingerprint[:16]})."
     console.print(told, markup=False, soft_wrap=True)
+    if most is not None and check.patients > most:
+        console.print(
+            f"[bold yellow]It has {check.patients} patients, and the plan counts {most} at most[/]: "
+            "without noise some are left out; with noise ask for a plan that states your number.",
+            soft_wrap=True,
+        )
     if not check.warnings:
         return
     table = Table(title="Noticed; for this hospital's eyes")

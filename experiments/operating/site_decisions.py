@@ -198,7 +198,7 @@ def _approve(
     plan_facts(asked)  # what cannot be told is not approved
     known = extract_check(found, policy, data.fingerprint) or check_extract(found, policy)
     show_plan(asked, console)
-    show_check(known, console)
+    show_check(known, console, most=asked.max_patients_per_site)
     _sure(yes, f"Approve plan {asked.sha256} as {name}?")
     until = approvals.approve(
         asked, data.fingerprint, name, load_identity(key), today=today(), requester=requested_by

@@ -49,7 +49,8 @@ def _check(folder: Site = Path()) -> None:
     done = check_extract(found, policy)
     show_check(done, console)
     told = [warning.to_json() for warning in done.warnings]
-    print_json({"ready": True, "fingerprint": done.fingerprint, "warnings": told})
+    facts = {"fingerprint": done.fingerprint, "patients": done.patients, "warnings": told}
+    print_json({"ready": True, **facts})
 
 
 def _fault(error: FedCohortError) -> dict[str, str]:

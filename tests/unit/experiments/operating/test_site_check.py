@@ -48,7 +48,7 @@ def edit(hospital: Any, row: int, **cells: str) -> None:
     path.write_text("\n".join(",".join(line) for line in lines) + "\n", encoding="utf-8")
 
 
-def plan_for(hospital: Any) -> Plan:
+def plan_for(hospital: Any, *, most: int = 1000) -> Plan:
     """Bring a noisy plan to the hospital."""
     schema = SiteData.read(hospital.folder.root, "cleveland").cohort()[0].schema
     model = {"name": "logistic", "features": len(schema.features), "bound": schema.bound}
@@ -71,7 +71,7 @@ def plan_for(hospital: Any) -> Plan:
             bound="rdp",
         ),
         max_rounds=3,
-        max_patients_per_site=1000,
+        max_patients_per_site=most,
         min_sites=3,
         secagg="plain",
         colluders=0,
@@ -142,6 +142,14 @@ def test_nobody_approves_an_extract_that_breaks_a_rule(hospital: Any) -> None:
     assert not hospital.folder.approvals.exists() or "approve" not in (
         hospital.folder.approvals.read_text()
     )
+
+
+@pytest.mark.parametrize(("most", "told"), [(302, True), (303, False)])
+def test_whoever_approves_is_told_that_a_plan_counts_fewer_patients(
+    hospital: Any, capsys: pytest.CaptureFixture[str], most: int, told: bool
+) -> None:
+    approve(hospital, plan_for(hospital, most=most))
+    assert ("303 patients" in capsys.readouterr().err) == told
 
 
 def test_whoever_approves_is_shown_what_the_check_said(
