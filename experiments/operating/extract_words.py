@@ -39,7 +39,7 @@ def show_check(check: ExtractCheck, console: Console, *, most: int | None = None
     console.print(told, markup=False, soft_wrap=True)
     if most is not None and check.patients > most:
         console.print(
-            f"[bold yellow]It has {check.patients} patients, and the plan counts {most} at most[/]: "
+            f"[bold yellow]It has {check.patients} patients; the plan counts {most} at most[/]: "
             "without noise some are left out; with noise ask for a plan that states your number.",
             soft_wrap=True,
         )
