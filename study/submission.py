@@ -3,10 +3,11 @@
 Flower's Control API asks nobody who they are; a site does. The signature is by the identity that
 the site's members put into the roster, so a run that anybody else starts is told from one of ours.
 
-The signature names neither a run nor a time: Flower numbers a run only after it was signed for, and
-a coordinator that comes back signs the same plan again. Whoever holds the SuperLink can therefore
-start a run of an old plan. That buys nothing: a site answers a plan's rounds once and in order, pays
-for each once, answers no plan after its last day, and counts messages (`limits` in its policy).
+The signature names neither a run nor a time: Flower numbers a run only after it was signed for,
+and a coordinator that comes back signs the same plan again. Whoever holds the SuperLink can
+therefore start a run of an old plan. That buys nothing: a site answers a plan's rounds once and
+in order, pays for each once, answers no plan after its last day, and counts messages (`limits` in
+its policy).
 """
 
 from __future__ import annotations
