@@ -213,9 +213,9 @@ class CoalitionGame:
         return measured(f"coalition, {self.plan.analysis}", draws, planned=SIGMA, grid=grid)
 
     def _grid(self, state: State) -> float:
-        """Return by what share noise is too large, for the rounding of sums."""
+        """Return by what share noise may be larger, for the rounding of sums to a grid."""
         terms = terms_for(self.plan, self.analysis, state, "00" * 16)
-        return terms.encoding.sensitivity_units(CLIP, terms.size) / terms.encoding.scale / CLIP - 1
+        return math.sqrt(terms.size) / (CLIP * terms.encoding.scale) + 1e-5
 
 
 def score(sums: Sequence[Vector], moves: Sequence[Vector]) -> float:

@@ -176,12 +176,9 @@ class FileGame:
 
     @property
     def grid(self) -> float:
-        """By what share the noise of a round may be larger, for the rounding of sums."""
+        """By what share noise may be larger, for the rounding of sums to a grid."""
         terms = [terms_for(self.plan, self.analysis, state, "00" * 16) for state in self.states]
-        return max(
-            one.encoding.sensitivity_units(CLIP, one.size) / one.encoding.scale / CLIP - 1
-            for one in terms
-        )
+        return max(math.sqrt(one.size) / (CLIP * one.encoding.scale) for one in terms) + 1e-5
 
     @property
     def epsilon(self) -> float:
