@@ -10,7 +10,7 @@ The score of a run is the log-likelihood ratio of its sums, up to a constant. Fo
 no score is better. A lower bound on epsilon above the claim proves a defect. Two planted defects
 must be found: half of the noise, and a colluder's share that is counted.
 
-`make test` plays 35 games; `make test-audit` plays 500 with the patient and 500 without, for each
+`make test` plays 27 games; `make test-audit` plays 500 with the patient and 500 without, for each
 analysis that shares noise out.
 """
 
@@ -253,10 +253,10 @@ def test_too_little_noise_in_masked_sums_is_noticed(
     monkeypatch: pytest.MonkeyPatch,
     measured: Measured,
 ) -> None:
-    """Ten games: the deviation is 16 standard errors off or more."""
+    """Six games: the deviation is 12 standard errors off or more."""
     monkeypatch.setattr(door, "discrete_gaussian", defect)
     game = CoalitionGame("whitened")
-    ratio, is_planned = game.noise_in([game.play(present=False) for _ in range(10)], measured)
+    ratio, is_planned = game.noise_in([game.play(present=False) for _ in range(6)], measured)
     assert not is_planned
     assert ratio < 0.9
 
