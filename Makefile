@@ -88,7 +88,7 @@ test-attacks: $(DEV)  ## the adversaries, each with the weak variant it must bre
 test-mutants: $(DEV)  ## take each check out in turn: a test must fail (ARGS="--group ledger", "--only N1")
 	@$(PY_VENV) tests/mutants/run.py $(ARGS)
 
-test-audit: $(DEV)  ## 4,000 trainings with one patient and without, against the claimed epsilon
+test-audit: $(DEV)  ## 4,000 trainings with one patient and without, and two games, against the claimed epsilon
 	@FEDCOHORT_AUDIT_RUNS=4000 $(PY_VENV) -m pytest -q -n auto -rP tests/audit $(ARGS)
 
 test-pages: $(DEV)  ## open the reports in the system's Chromium (chromium, chromedriver)

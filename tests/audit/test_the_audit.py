@@ -31,7 +31,7 @@ from fedcohort.fl_client import door
 from fedcohort.fl_client.door import NoDisclosureRules, SiteTerms, prepare
 from fedcohort.privacy import noise
 from fedcohort.privacy.accounting import BOUND, calibrate, epsilon_of
-from fedcohort.privacy.audit import Audit, audit, epsilon_of_mu
+from fedcohort.privacy.audit import Audit, epsilon_of_mu
 from fedcohort.privacy.clipping import clip_factors, sum_by_patient
 from fedcohort.privacy.secagg.plain import UnsafePlaintextSum
 from fedcohort.study.analysis import Result, State, Total, Vector
@@ -47,8 +47,6 @@ HONEST = len(SITES) - 1
 PATIENTS, WIDTH, CLIP, STEPS = 130, 4, 1.0, 11
 CLAIM, DELTA = 3.0, 1e-5
 CANARY, ROWS = np.uint64(10**9), 40
-# Of the assertions, not of what is printed: once in a million for each.
-SURE = 1 - 1e-6
 
 Scores = NDArray[np.float64]
 SCHEMA = Schema(
@@ -185,15 +183,13 @@ class Training:
 MULTIPLIER = calibrate(CLAIM, DELTA, STEPS + 1)
 
 
-def attacked(name: str) -> tuple[Audit, Audit]:
-    """What is printed, at 95 %, and what is asserted, at all but a millionth."""
+def attacked(name: str, bounds: Callable[..., tuple[Audit, Audit]]) -> tuple[Audit, Audit]:
+    """What is printed, and what is asserted: see the fixture."""
     training = Training(plan_for(MULTIPLIER))
     scores = [
         np.array([training.score(canary=canary) for _ in range(RUNS)]) for canary in (False, True)
     ]
-    found = audit(*scores, delta=DELTA)
-    print(f"\n{name}, claimed epsilon {CLAIM}: {found}")  # noqa: T201 - `pytest -s` shows it
-    return found, audit(*scores, delta=DELTA, confidence=SURE)
+    return bounds(name, *scores, claim=CLAIM, delta=DELTA)
 
 
 def test_the_canary_weighs_the_clip_norm_in_every_round_and_turns_round() -> None:
@@ -212,13 +208,15 @@ def test_the_canary_weighs_the_clip_norm_in_every_round_and_turns_round() -> Non
     assert sum(signs) == 0.0  # noise that is the same in every round would cancel
 
 
-def test_the_released_code_gives_away_no_more_than_it_claims_and_nearly_as_much() -> None:
+def test_the_released_code_gives_away_no_more_than_it_claims_and_nearly_as_much(
+    bounds: Callable[..., tuple[Audit, Audit]],
+) -> None:
     """Too much: once in 5e7 runs of this test, for the claim is Renyi DP's. Blind: once in 5e5."""
     claimed = epsilon_of(MULTIPLIER, STEPS + 1, DELTA)
     assert claimed == pytest.approx(CLAIM, rel=0.01)
     exact = epsilon_of_mu(math.sqrt(STEPS + 1) / MULTIPLIER, DELTA)
     assert 0.85 * CLAIM < exact < CLAIM
-    printed, sure = attacked("clean")
+    printed, sure = attacked("clean", bounds)
     assert not sure.refutes(CLAIM)
     assert not sure.refutes(CLAIM, "gdp")
     assert not sure.refutes(CLAIM, "clopper_pearson")
@@ -277,9 +275,11 @@ def the_batch_clipped_instead_of_its_patients(monkeypatch: pytest.MonkeyPatch) -
     ids=lambda plant: plant.__name__,
 )
 def test_a_planted_defect_is_found(
-    plant: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
+    plant: Callable[[pytest.MonkeyPatch], None],
+    monkeypatch: pytest.MonkeyPatch,
+    bounds: Callable[..., tuple[Audit, Audit]],
 ) -> None:
     """Missed once in 10^5 for half of the noise at 500 runs, never to speak of for the others."""
     plant(monkeypatch)
-    _, sure = attacked(plant.__name__)
+    _, sure = attacked(plant.__name__, bounds)
     assert sure.refutes(CLAIM)
