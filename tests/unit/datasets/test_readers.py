@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import duckdb
 import pytest
 
 from fedcohort.datasets.readers import ENCODINGS, read_rows, read_table
@@ -91,3 +92,15 @@ def test_an_unknown_encoding_is_refused_with_those_there_are(table: Path) -> Non
 def test_a_long_note_is_a_cell(table: Path) -> None:
     table.write_bytes(b"a,b\n1," + b"x" * 300_000 + b"\n")
     assert len(read_table(table)[0]["b"][0]) == 300_000
+
+
+@pytest.mark.xfail(
+    strict=True, reason="DuckDB refuses the whole file for one cell", raises=DataError
+)
+def test_bytes_that_are_no_text_in_a_parquet_cell_make_that_cell_missing(tmp_path: Path) -> None:
+    path = tmp_path / "t.parquet"
+    query = "SELECT * FROM (VALUES ('1', 'zzzz'), ('2', 'ok')) AS t(a, b)"
+    with duckdb.connect() as connection:
+        connection.execute(f"COPY ({query}) TO '{path}' (FORMAT parquet, COMPRESSION uncompressed)")
+    path.write_bytes(path.read_bytes().replace(b"zzzz", b"z\xff\xfez"))
+    assert texts(path) == [["1", "nan"], ["2", "ok"]]

@@ -90,6 +90,14 @@ def test_what_was_asked_in_other_columns_is_compared_in_those_that_both_had(
     assert refused(memory, fewer)
 
 
+def test_other_columns_of_the_same_patients_are_noted_too(memory: ExactCohorts) -> None:
+    first = records()
+    memory.add(replace(first, cells={"age": first.cells["age"]}), MINIMUM)
+    memory.add(replace(first, cells={"died": first.cells["died"]}), MINIMUM)
+    fewer = records(died=changed(1))
+    assert refused(memory, replace(fewer, cells={"died": fewer.cells["died"]}))
+
+
 def test_spelling_makes_nobody_another(memory: ExactCohorts) -> None:
     memory.add(records(), MINIMUM)
     assert not refused(memory, records(tokens=[f" {token.upper()} " for token in TOKENS]))
@@ -142,5 +150,9 @@ def test_records_hold_all_rows_of_a_patient_and_nobody_elses() -> None:
     each = replace(options, patient=ONE_ROW_EACH)
     rows = build_cohort(frame, each, codebook, name="t", site="here").rows
     found = records_of(rows, rows.patient[2:], columns=["age"], table="ab")
+    assert sorted(found.tokens) == ["row 2", "row 3"]
+    frame.loc[0, "died"] = None  # no row of the cohort, and still a row of the table
+    rows = build_cohort(frame, each, codebook, name="t", site="here").rows
+    found = records_of(rows, rows.patient[1:], columns=["age"], table="ab")
     assert sorted(found.tokens) == ["row 2", "row 3"]
     assert not records_of(rows, rows.patient[:0], columns=["age"], table="").tokens
