@@ -115,6 +115,15 @@ class SiteData:
         return tuple(name for name in dict.fromkeys(named) if name not in self.options.exclude)
 
     @property
+    def encodings(self) -> dict[str, str]:
+        """How cells become numbers, by column: the codebook's words, and the outcome's event."""
+        columns = self.codebook.document["columns"]
+        found = {name: json.dumps(columns[name], sort_keys=True) for name in columns}
+        if self.options.outcome is not None:
+            found[self.options.outcome] = f"event: {self.options.positive}"
+        return found
+
+    @property
     def stamp(self) -> tuple[object, ...]:
         """What tells, without reading the table, that something of the extract was changed.
 

@@ -27,7 +27,8 @@ from .gate import NO_POLICY
 from .governance.approvals import Approvals
 from .governance.audit_log import AuditLog
 from .governance.day_limits import DayLimits
-from .governance.exact_cohorts import ExactCohorts, records_of
+from .governance.exact_cohorts import ExactCohorts
+from .governance.exact_records import records_of
 from .governance.opt_out import OptOut
 from .governance.plan_check import check_hours, check_plan, read_plan
 from .governance.policy import Policy
@@ -204,6 +205,7 @@ class SiteGate:
             cohort.patient,
             columns=sorted({*data.columns, *policy.allowed_columns} & set(rows.frame.columns)),
             table=data.table_sha256 if each else "",
+            encodings=data.encodings,
         )
         minimum = policy.disclosure.min_cell_count
         sums = memory.add(used, minimum)

@@ -6,9 +6,17 @@ the difference of two sums is somebody's record. So the site remembers, for sums
 only, whose they were and what was recorded of them, column by column, by hashes that are keyed
 with a key of this file alone. The file stays at the site.
 
-Two sums are compared in every column that both had. A patient counts as apart in a column who is
-in one of the sums only, or has another content there. A column by itself: one that changes for
-everybody must not hide another that changed for one.
+Two sums are compared in three ways, over the columns that both had, and refused if any of them
+finds a few apart:
+
+- by token, in each column by itself, since one that changes for everybody must not hide another
+  that changed for one;
+- by what is recorded alone, since an extract may have pseudonyms of its own;
+- by the same, leaving one column out, where enough are left to tell people by.
+
+Cells are compared as numbers where they are numbers: 2.30 is 2.3. Over the same records another
+encoding of a column that both had is refused too: a range that one patient exceeds changes what
+is summed of that one alone.
 """
 
 from __future__ import annotations
@@ -16,7 +24,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
-import itertools
 import json
 import secrets
 from collections.abc import Mapping, Sequence
@@ -27,58 +34,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...datasets.columns import canonical_series
 from ...datasets.patients import normal_id
-from ...datasets.rows import Rows
 from ...hosting import read_private, replace_file
 from ...privacy.errors import DisclosureError, PolicyError
+from .exact_records import Records
 
-__all__ = ["ExactCohorts", "Records", "records_of"]
+__all__ = ["ExactCohorts"]
 
 _FORMAT = "fedcohort.exact_cohorts/2"
+_TELLING = 4  # columns that tell people apart; of fewer, two other cohorts may be alike by chance
 _Hashes = NDArray[np.uint64]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Records:
-    """Whom a sum is over, and what the table holds of them.
-
-    Attributes:
-        tokens: One text a patient.
-        cells: By column, one text a patient: what stands there, in all of the patient's rows.
-        table: Where each row is a person, and the token is the row's number: the hash of the
-            table that the numbers are of; empty where a column names the patients.
-    """
-
-    tokens: Sequence[str]
-    cells: Mapping[str, Sequence[str]]
-    table: str = ""
-
-
-def records_of(rows: Rows, patients: _Hashes, *, columns: Sequence[str], table: str) -> Records:
-    """Return the records of some of a table's patients.
-
-    Args:
-        rows: What the table's cohort is made of.
-        patients: Whose, as keyed in this process, uint64.
-        columns: The columns that sums are made of.
-        table: Hash of the table where each row is a person, else empty; see `Records.table`.
-    """
-    of = np.flatnonzero(np.isin(rows.patient, patients))
-    order = of[np.argsort(rows.patient[of], kind="stable")]
-    starts = np.flatnonzero(np.diff(rows.patient[order], prepend=~rows.patient[order[:1]]))
-    if table:
-        tokens = [f"row {place}" for place in rows.place[order[starts]].tolist()]
-    else:
-        tokens = rows.persons.token.iloc[order[starts]].tolist()
-
-    def cells(column: str) -> list[str]:
-        seen = canonical_series(rows.frame[column].iloc[order])
-        texts = seen.astype("object").where(seen.notna(), None).tolist()
-        spans = itertools.pairwise([*starts.tolist(), len(texts)])
-        return [json.dumps(texts[start:end]) for start, end in spans]
-
-    return Records(tokens=tokens, cells={name: cells(name) for name in columns}, table=table)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +53,7 @@ class _Sum:
     table: str
     ids: _Hashes
     cells: dict[str, _Hashes]
+    encodings: dict[str, str]
 
 
 class ExactCohorts:
@@ -126,9 +92,7 @@ class ExactCohorts:
         key, known = self._read()
         asked = _hashed(key, records)
         for earlier in known:
-            if not _comparable(asked, earlier) or any(
-                0 < apart < minimum for apart in _apart(asked, earlier)
-            ):
+            if not _comparable(asked, earlier) or _tells(asked, earlier, minimum):
                 raise DisclosureError(
                     "disclosure_difference",
                     "an exact sum over nearly the same records left before",
@@ -148,6 +112,7 @@ class ExactCohorts:
                     "table": one.table,
                     "ids": _packed(one.ids),
                     "cells": {name: _packed(cells) for name, cells in one.cells.items()},
+                    "encodings": one.encodings,
                 }
                 for one in sums
             ],
@@ -175,6 +140,42 @@ def _comparable(one: _Sum, other: _Sum) -> bool:
     return one.table == other.table
 
 
+def _tells(one: _Sum, other: _Sum, minimum: int) -> bool:
+    """Return whether the difference of two sums may tell of fewer than `minimum` patients."""
+    by_token, by_content = _apart(one, other), _apart_in_content(one, other)
+    if any(0 < apart < minimum for apart in [*by_token, *by_content]):
+        return True
+    same = by_token[0] < minimum or (by_content[:1] or [minimum])[0] < minimum
+    shared = set(one.encodings) & set(other.encodings)
+    return same and any(one.encodings[c] != other.encodings[c] for c in shared)
+
+
+def _apart_in_content(one: _Sum, other: _Sum) -> list[int]:
+    """Return how many records two sums differ by, whoever's they are.
+
+    In all shared columns, and leaving each of them out; where at least `_TELLING` are left.
+    """
+    shared = sorted(set(one.cells) & set(other.cells))
+    views = [shared, *([name for name in shared if name != out] for out in shared)]
+    told = [view for view in views if len(view) >= _TELLING]
+    return [_unmatched(_joint(one, view), _joint(other, view)) for view in told]
+
+
+def _joint(one: _Sum, columns: Sequence[str]) -> NDArray[np.void]:
+    """Return each patient's record in some columns as one value."""
+    stacked = np.ascontiguousarray(np.column_stack([one.cells[name] for name in columns]))
+    return stacked.view(np.dtype((np.void, stacked.dtype.itemsize * len(columns)))).ravel()
+
+
+def _unmatched(one: NDArray[np.void], other: NDArray[np.void]) -> int:
+    """Return how many records of the one or the other have no equal on the other side."""
+    _, places = np.unique(np.concatenate([one, other]), return_inverse=True)
+    most = int(places.max(initial=-1)) + 1
+    here = np.bincount(places[: one.size], minlength=most)
+    there = np.bincount(places[one.size :], minlength=most)
+    return int(max(np.maximum(here - there, 0).sum(), np.maximum(there - here, 0).sum()))
+
+
 def _apart(one: _Sum, other: _Sum) -> list[int]:
     """Return how many patients two sums differ by: in whom they are over, and in each column."""
     alone = int(np.setxor1d(one.ids, other.ids, assume_unique=True).size)
@@ -189,6 +190,7 @@ def _covers(earlier: _Sum, asked: _Sum) -> bool:
     return (
         earlier.table == asked.table
         and np.array_equal(earlier.ids, asked.ids)
+        and asked.encodings.items() <= earlier.encodings.items()
         and all(
             name in earlier.cells and np.array_equal(earlier.cells[name], cells)
             for name, cells in asked.cells.items()
@@ -200,7 +202,12 @@ def _hashed(key: bytes, records: Records) -> _Sum:
     ids = _hashes(key, "patient", [normal_id(token) for token in records.tokens])
     order = np.argsort(ids, kind="stable")
     cells = {n: _hashes(key, f"column {n}", texts)[order] for n, texts in records.cells.items()}
-    return _Sum(table=records.table, ids=ids[order], cells=cells)
+    own = hmac.digest(key, b"encoding", hashlib.sha256)
+    encodings = {
+        name: hmac.digest(own, text.encode(), hashlib.sha256).hex()
+        for name, text in records.encodings.items()
+    }
+    return _Sum(table=records.table, ids=ids[order], cells=cells, encodings=encodings)
 
 
 def _hashes(key: bytes, what: str, texts: Sequence[str]) -> _Hashes:
@@ -225,4 +232,5 @@ def _sum_from(document: Mapping[str, Any]) -> _Sum:
     cells = {str(name): unpacked(text) for name, text in document["cells"].items()}
     if any(column.size != ids.size for column in cells.values()):
         raise ValueError("a column of another length")
-    return _Sum(table=str(document["table"]), ids=ids, cells=cells)
+    encodings = {str(name): str(text) for name, text in document["encodings"].items()}
+    return _Sum(table=str(document["table"]), ids=ids, cells=cells, encodings=encodings)

@@ -14,7 +14,8 @@ import pytest
 from fedcohort.datasets.codebook import parse_codebook
 from fedcohort.datasets.extract import ONE_ROW_EACH, LoadOptions
 from fedcohort.datasets.table import build_cohort
-from fedcohort.fl_client.governance.exact_cohorts import ExactCohorts, Records, records_of
+from fedcohort.fl_client.governance.exact_cohorts import ExactCohorts
+from fedcohort.fl_client.governance.exact_records import Records, records_of
 from fedcohort.privacy.errors import DisclosureError, PolicyError
 
 MINIMUM = 5
@@ -145,7 +146,7 @@ def test_records_hold_all_rows_of_a_patient_and_nobody_elses() -> None:
     used = np.unique(rows.patient[[0, 1]])
     found = records_of(rows, used, columns=["age"], table="")
     cells = dict(zip([t.strip().lower() for t in found.tokens], found.cells["age"], strict=True))
-    assert cells == {"a": '["50", "51"]', "b": "[null]"}
+    assert cells == {"a": '["50.0", "51.0"]', "b": '[""]'}
 
     each = replace(options, patient=ONE_ROW_EACH)
     rows = build_cohort(frame, each, codebook, name="t", site="here").rows
@@ -156,3 +157,47 @@ def test_records_hold_all_rows_of_a_patient_and_nobody_elses() -> None:
     found = records_of(rows, rows.patient[1:], columns=["age"], table="ab")
     assert sorted(found.tokens) == ["row 2", "row 3"]
     assert not records_of(rows, rows.patient[:0], columns=["age"], table="").tokens
+
+
+def of_many(count: int = 30, *, tokens: str = "p", **changes: dict[int, str]) -> Records:
+    """Return records of five columns, which tell people apart whatever they are called."""
+    names = ("age", "chol", "sex", "sys", "died")
+    cells = {n: [changes.get(n, {}).get(i, f"{n} {i}") for i in range(count)] for n in names}
+    return Records(tokens=[f"{tokens}{n}" for n in range(count)], cells=cells)
+
+
+def test_new_pseudonyms_hide_no_corrected_record(memory: ExactCohorts) -> None:
+    memory.add(of_many(), MINIMUM)
+    assert not refused(memory, of_many(tokens="x"))
+    assert refused(memory, of_many(tokens="y", age=changed(1)))
+    assert refused(memory, of_many(tokens="z", age=changed(30), died=changed(2)))
+    assert refused(memory, of_many(29, tokens="w"))
+    assert not refused(memory, of_many(30 - MINIMUM, tokens="v"))
+
+
+def test_clearly_other_patients_may_have_another_encoding_and_the_same_may_not(
+    memory: ExactCohorts,
+) -> None:
+    memory.add(replace(of_many(), encodings={"age": "[0, 100]", "sex": "f, m"}), MINIMUM)
+    other = {"age": "[0, 90]", "sex": "f, m"}
+    assert refused(memory, replace(of_many(), encodings=other))
+    assert refused(memory, replace(of_many(tokens="x"), encodings=other))
+    strangers = of_many(tokens="s", age=changed(30, "a"), chol=changed(30, "c"))
+    assert not refused(memory, replace(strangers, encodings=other))
+    assert not refused(memory, replace(of_many(), encodings={"sex": "f, m", "new": "x"}))
+
+
+def test_the_order_of_a_patients_rows_and_a_numbers_spelling_make_nobody_another() -> None:
+    frame = pd.DataFrame(
+        {"pid": ["a", "b", "a"], "age": ["50", "2.30", "51"], "died": list("100")}, dtype="str"
+    ).assign(site="here")
+    again = frame.iloc[::-1].replace({"2.30": "2.3", "51": "51.00"}).reset_index(drop=True)
+    codebook = parse_codebook("{name: t, columns: {age: {type: number, range: [0, 100]}}}")
+    options = LoadOptions(site="site", patient="pid", outcome="died", features=("age",))
+
+    def found(table: pd.DataFrame) -> dict[str, tuple[str, str]]:
+        rows = build_cohort(table, options, codebook, name="t", site="here").rows
+        one = records_of(rows, rows.patient, columns=["age", "died"], table="")
+        return dict(zip(one.tokens, zip(*one.cells.values(), strict=True), strict=True))
+
+    assert found(frame) == found(again)
