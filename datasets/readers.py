@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -76,12 +76,16 @@ class RawTable:
     undecodable: Mapping[str, int] = field(default_factory=dict)
 
 
-def read_rows(path: Path, encoding: str = "utf-8") -> RawTable:
+def read_rows(
+    path: Path, encoding: str = "utf-8", *, columns: Collection[str] | None = None
+) -> RawTable:
     """Read a table, leaving out what is no record; each line is read on its own.
 
     Args:
         path: A CSV file with one header line, cells separated by commas; or a Parquet file.
         encoding: Of a CSV, one of `ENCODINGS`; of no effect on Parquet.
+        columns: Those to read, where the table has them; None: all. A Parquet file is not looked
+            at beyond them: a cell of theirs that is no text makes it unreadable as a whole.
 
     Returns:
         The table; it may have no rows.
@@ -106,11 +110,11 @@ def read_rows(path: Path, encoding: str = "utf-8") -> RawTable:
         )
     if not path.is_file():
         raise _unreadable(path, "there is no such file", "Check the path.")
-    return read(path, encoding)
+    return read(path, encoding, columns)
 
 
 def read_table(
-    path: Path, encoding: str | None = None
+    path: Path, encoding: str | None = None, *, columns: Collection[str] | None = None
 ) -> tuple[pd.DataFrame, tuple[DataWarning, ...]]:
     """Read a table for somebody who can mend it.
 
@@ -118,6 +122,7 @@ def read_table(
         path: As `read_rows`.
         encoding: Of a CSV; None: UTF-8, else GB18030, with a warning. No epsilon is stated for
             a table whose encoding was guessed: one byte would decide how all rows are read.
+        columns: As `read_rows`.
 
     Returns:
         The table (columns of dtype str, stripped, NaN where missing) and what was noticed.
@@ -140,7 +145,7 @@ def read_table(
                 "state the encoding (data.encoding)"
             )
             notes.append(DataWarning(code="encoding_guessed", text=text))
-    raw = read_rows(path, encoding)
+    raw = read_rows(path, encoding, columns=columns)
     _refuse_left_out(path, raw)
     for column, cells in raw.undecodable.items():
         text = f"{cells} cells of {column} are not {encoding} text and count as missing"
@@ -177,7 +182,7 @@ def _unreadable(path: Path, why: str, hint: str) -> DataError:
     return DataError("unreadable_table", f"{path} cannot be read: {why}", hint=hint)
 
 
-def _read_csv(path: Path, encoding: str) -> RawTable:
+def _read_csv(path: Path, encoding: str, columns: Collection[str] | None) -> RawTable:
     try:
         first, *lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
     except OSError as error:
@@ -197,6 +202,9 @@ def _read_csv(path: Path, encoding: str) -> RawTable:
         else:
             rows.append(_decoded(cells, header, undecodable) if damaged else [*cells])
     frame = pd.DataFrame(rows, columns=pd.Index(header), dtype="str")
+    if columns is not None:
+        frame = frame[[name for name in header if name in columns]]
+        undecodable = Counter({name: undecodable[name] for name in undecodable if name in columns})
     return RawTable(
         frame=frame.apply(_clean), unparsed=unparsed, ragged=ragged, undecodable=dict(undecodable)
     )
@@ -259,11 +267,13 @@ def _check_header(path: Path, header: list[str]) -> None:
         )
 
 
-def _read_parquet(path: Path, encoding: str) -> RawTable:
+def _read_parquet(path: Path, encoding: str, columns: Collection[str] | None) -> RawTable:
     try:
         with duckdb.connect(config=dict(_DUCKDB)) as connection:
-            query = "SELECT CAST(COLUMNS(*) AS VARCHAR) FROM read_parquet(?)"
-            frame = connection.execute(query, [str(path.resolve())]).df().astype("str")
+            table = connection.read_parquet(str(path.resolve()))
+            chosen = [name for name in table.columns if columns is None or name in columns]
+            cells = [duckdb.ColumnExpression(name).cast("VARCHAR").alias(name) for name in chosen]
+            frame = table.select(*cells).df().astype("str") if cells else pd.DataFrame()
     except (duckdb.Error, OSError, ValueError):
         # The library's own text may quote a record, so it is not passed on.
         hint = "Check that the file is whole."
@@ -271,7 +281,7 @@ def _read_parquet(path: Path, encoding: str) -> RawTable:
     return RawTable(frame=frame.apply(_clean))
 
 
-_READERS: dict[str, Callable[[Path, str], RawTable]] = {
+_READERS: dict[str, Callable[[Path, str, Collection[str] | None], RawTable]] = {
     ".csv": _read_csv,
     ".parquet": _read_parquet,
     ".pq": _read_parquet,

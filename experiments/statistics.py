@@ -20,6 +20,7 @@ from ..study.cohort import concatenate
 from ..study.plan import Plan, PrivacyTerms, analysis_of
 from .extracts import check_epsilon
 from .guarantee import guarantee_of
+from .reporting.results import FROM_THE_EXTRACT_ON
 from .simulation.federate import federate
 
 __all__ = ["counts", "kaplan_meier"]
@@ -135,6 +136,10 @@ def _federated(
         "simulation": True,
         "plan_sha256": plan.sha256,
         "epsilon": epsilon,
+        "epsilon_scope": None if terms is None else FROM_THE_EXTRACT_ON,
+        "unit": None if terms is None else terms.unit,
+        "relation": None if terms is None else terms.relation,
+        "releases": None if terms is None else terms.releases,
         "epsilon_spent": None if given is None else given.epsilon,
         "sites_per_person": None if given is None else list(given.sites_per_person),
         "delta": delta,

@@ -2,7 +2,7 @@
 
 With noise a node answers alike whatever the records are, so it cannot say that an extract is
 unusable. `fedcohort site check` says so, to the people who can mend it. Its yes is kept with the
-extract's fingerprint and the policy's hash: another extract or policy wants another look.
+extract's fingerprint, the policy's hash and the release: another of them wants another look.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from ..datasets.extract import DataWarning
 from ..hosting import read_private, replace_file
 from ..privacy.errors import DataError
+from ..study.bundle import bundle_sha256
 from .governance.audit_log import AuditLog
 from .governance.opt_out import OptOut
 from .governance.policy import Policy
@@ -35,6 +36,7 @@ class ExtractCheck:
         fingerprint: Of the extract.
         policy_sha256: Of the policy that it was read under.
         checked: When, UTC, ISO 8601.
+        release: Hash of the release's bundle: another release may have other rules.
         schema_sha256: Of its cohort.
         patients: Its patients, opt-outs included; for the hospital's own people.
         warnings: What was noticed, for the hospital's own people; not for sending.
@@ -43,6 +45,7 @@ class ExtractCheck:
     fingerprint: str
     policy_sha256: str
     checked: str
+    release: str
     schema_sha256: str
     patients: int
     warnings: tuple[DataWarning, ...]
@@ -68,6 +71,7 @@ def check_extract(
         fingerprint=data.fingerprint,
         policy_sha256=policy.sha256,
         checked=now().isoformat(timespec="seconds"),
+        release=bundle_sha256(),
         schema_sha256=cohort.schema.sha256,
         patients=cohort.patients,
         warnings=warnings,
@@ -95,5 +99,6 @@ def extract_check(folder: SiteFolder, policy: Policy, fingerprint: str) -> Extra
         found = ExtractCheck(**document, warnings=warnings)
     except (KeyError, TypeError, ValueError, AttributeError, DataError):
         return None
-    same = (found.fingerprint, found.policy_sha256) == (fingerprint, policy.sha256)
+    asked = fingerprint, policy.sha256, bundle_sha256()
+    same = (found.fingerprint, found.policy_sha256, found.release) == asked
     return found if same else None

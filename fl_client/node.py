@@ -20,6 +20,7 @@ from ..study.plan import Plan, reservation_of
 from ..study.rounds import RoundTerms
 from .door import Release, SiteTerms
 from .gate import Gate
+from .governance.plan_check import read_plan
 from .price_check import check_price
 from .round_memory import NoRoundMemory, RoundMemory
 from .site_study import PHASES, SecAggRequest, SiteStudy
@@ -79,9 +80,11 @@ class Node:
                 refuses, `schema_mismatch` or `codebook_required`.
         """
         with self._told("") as about:
+            if self._only is not None:  # first: another run's plan costs this one no request
+                about.append(read_plan(plan_json).sha256)
+                self._check_run(about[-1])
             plan = self._gate.proposed(plan_json, jurisdiction)
             about.append(plan.sha256)
-            self._check_run(plan.sha256)
             self._check_date(plan)
             if plan.sha256 not in self._studies:
                 self._studies[plan.sha256] = self._study(plan)

@@ -205,7 +205,8 @@ class SiteData:
             PolicyError: `data_changed`: the table is not the one of the fingerprint.
             DataError: Of the file as a whole or its columns' names.
         """
-        raw = self._whole(lambda: read_rows(self.table, self.options.encoding or "utf-8"))
+        encoding, named = self.options.encoding or "utf-8", self._named(allowed)
+        raw = self._whole(lambda: read_rows(self.table, encoding, columns=named))
         frame, options = self._columns_of(raw.frame, allowed)
         made = build_cohort(
             frame, options, self.codebook, name=self.table.stem, site=self.site, holdout=holdout
@@ -228,7 +229,8 @@ class SiteData:
             PolicyError: `data_changed`.
             DataError: The table breaks a rule.
         """
-        read = self._whole(lambda: read_table(self.table, self.options.encoding or "utf-8"))
+        encoding, named = self.options.encoding or "utf-8", self._named(allowed)
+        read = self._whole(lambda: read_table(self.table, encoding, columns=named))
         frame, options = self._columns_of(read[0], allowed)
         extract = build_extract(
             frame,
@@ -249,7 +251,8 @@ class SiteData:
             PolicyError: As `check`.
             DataError: Of the file as a whole or its columns' names.
         """
-        read = self._whole(lambda: read_table(self.table, self.options.encoding or "utf-8"))
+        encoding, named = self.options.encoding or "utf-8", self._named(allowed)
+        read = self._whole(lambda: read_table(self.table, encoding, columns=named))
         frame, options = self._columns_of(read[0], allowed)
         return table_faults(frame, options, self.codebook)
 
@@ -265,6 +268,10 @@ class SiteData:
             )
         return found
 
+    def _named(self, allowed: Collection[str]) -> frozenset[str]:
+        """Return the columns that anything may look at."""
+        return frozenset({*self.columns, *allowed, str(self.options.patient)})
+
     def _columns_of(
         self, frame: pd.DataFrame, allowed: Collection[str]
     ) -> tuple[pd.DataFrame, LoadOptions]:
@@ -272,7 +279,7 @@ class SiteData:
         options = self.options
         if options.patient == ONE_ROW_EACH and ONE_ROW_EACH in frame.columns:
             raise DataError("one_column_two_parts", "a column is named one_row_each")
-        kept = {*self.columns, *allowed, options.patient}
+        kept = self._named(allowed)
         frame = frame[[name for name in frame.columns if name in kept]]
         frame = frame.assign(**{_SITE: pd.Series([self.site] * len(frame), dtype="str")})
         if options.exclude:

@@ -197,6 +197,12 @@ def _approve(
     data.check_holdout(asked)
     plan_facts(asked)  # what cannot be told is not approved
     known = extract_check(found, policy, data.fingerprint) or check_extract(found, policy)
+    if known.schema_sha256 != asked.schema_sha256:
+        raise PolicyError(
+            "schema_mismatch",
+            "the extract's columns are not those of the plan",
+            hint="Use the study's codebook, features and outcome in mapping.yaml.",
+        )
     show_plan(asked, console)
     show_check(known, console, most=asked.max_patients_per_site)
     _sure(yes, f"Approve plan {asked.sha256} as {name}?")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -18,7 +19,8 @@ from fedcohort.fl_client.site_data import SiteData
 from fedcohort.fl_client.site_gate import in_force
 from fedcohort.hosting import private_folder
 from fedcohort.privacy.accounting import calibrate
-from fedcohort.privacy.errors import DataError
+from fedcohort.privacy.errors import DataError, PolicyError
+from fedcohort.study.holdout import Holdout
 from fedcohort.study.plan import Plan, PrivacyTerms
 
 CLI = typer.main.get_command(commands.app)
@@ -48,7 +50,7 @@ def edit(hospital: Any, row: int, **cells: str) -> None:
     path.write_text("\n".join(",".join(line) for line in lines) + "\n", encoding="utf-8")
 
 
-def plan_for(hospital: Any, *, most: int = 1000) -> Plan:
+def plan_for(hospital: Any, *, most: int = 1000, **changes: Any) -> Plan:
     """Bring a noisy plan to the hospital."""
     schema = SiteData.read(hospital.folder.root, "cleveland").cohort()[0].schema
     model = {"name": "logistic", "features": len(schema.features), "bound": schema.bound}
@@ -78,6 +80,7 @@ def plan_for(hospital: Any, *, most: int = 1000) -> Plan:
         roster="none",
         expires="2099-01-01",
     )
+    plan = dataclasses.replace(plan, **changes)
     private_folder(hospital.folder.plans)
     path = hospital.folder.plans / f"{plan.sha256}.json"
     path.write_text(plan.to_json(), encoding="utf-8")
@@ -142,6 +145,31 @@ def test_nobody_approves_an_extract_that_breaks_a_rule(hospital: Any) -> None:
     assert not hospital.folder.approvals.exists() or "approve" not in (
         hospital.folder.approvals.read_text()
     )
+
+
+def test_an_opt_out_list_that_cannot_be_read_is_told_by_the_check(hospital: Any) -> None:
+    (hospital.folder.root / "opt-out.txt").write_bytes(b"\xff\xfe")
+    with pytest.raises(PolicyError) as caught:
+        check_extract(hospital.folder, in_force(hospital.folder))
+    assert caught.value.code == "opt_out_unreadable"
+    assert not hospital.folder.extract_check.exists()
+
+
+def test_nobody_approves_a_plan_for_other_columns_than_the_extracts(hospital: Any) -> None:
+    with pytest.raises(PolicyError) as caught:
+        approve(hospital, plan_for(hospital, schema_sha256="ab" * 32))
+    assert caught.value.code == "schema_mismatch"
+
+
+def test_a_plan_that_holds_patients_out_wants_somebody_to_say_who_is_one(hospital: Any) -> None:
+    data = SiteData.read(hospital.folder.root, "cleveland")
+    split = Holdout(key="5a" * 32, test_fraction=0.3, histogram=False, bins=10)
+    plan = plan_for(hospital, holdout=split)
+    data.check_holdout(plan)
+    nobody = dataclasses.replace(data, options=dataclasses.replace(data.options, patient=None))
+    with pytest.raises(PolicyError) as caught:
+        nobody.check_holdout(plan)
+    assert caught.value.code == "holdout_no_patient"
 
 
 @pytest.mark.parametrize(("most", "told"), [(302, True), (303, False)])
