@@ -434,12 +434,12 @@ def test_an_encoding_guessed_from_the_file_reads_everybody_anew() -> None:
     table = [*others, others[0].replace(b"p0", b"p99").replace(b"ok", b"\xd6\xd0")]
     assert moved_by(NAMED, table, others) <= BOUND
 
-    def guess(path: Path, encoding: str) -> readers.RawTable:
+    def guess(path: Path, encoding: str, *, columns: Any) -> readers.RawTable:
         try:
             path.read_bytes().decode("utf-8")
         except UnicodeDecodeError:
             encoding = "gb18030"
-        return readers.read_rows(path, encoding)
+        return readers.read_rows(path, encoding, columns=columns)
 
     with patch.object(site_data, "read_rows", guess):
         assert moved_by(NAMED, table, others) > 2
@@ -451,7 +451,7 @@ def test_a_quote_that_outlives_its_line_swallows_others() -> None:
     table = [*others[:20], stray, *others[20:]]
     assert moved_by(NAMED, table, others) <= BOUND
 
-    def whole(path: Path, encoding: str) -> readers.RawTable:
+    def whole(path: Path, encoding: str, *, columns: Any) -> readers.RawTable:
         with path.open(encoding=encoding, newline="") as file:
             header, *found = csv.reader(file)
         kept = [row for row in found if len(row) == len(header)]
